@@ -1,0 +1,1 @@
+//! Search spaces, pruning, cost model, records and the tile-tune command.

@@ -1,0 +1,1 @@
+//! Layouts, target descriptions and the way from the tile dialect to PTX.

@@ -1,0 +1,1 @@
+//! The tile MLIR dialect, its verifier, target-independent passes and interpreter.

@@ -1,0 +1,84 @@
+//! What an instantiation binds: const parameters, dtypes, launch options, and facts about the arguments.
+
+use crate::dtype::DType;
+use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
+
+/// The values of the const parameters and launch options of one instantiation.
+///
+/// Bools are 0 and 1.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Config {
+    /// Const parameters by name.
+    #[serde(flatten)]
+    pub consts: IndexMap<String, i64>,
+    /// Warps of a CTA; a power of two, 1 to 16.
+    pub num_warps: u32,
+    /// Buffers of a pipelined load; 1 turns pipelining off.
+    pub num_stages: u32,
+    /// CTAs to fit on one SM: an upper bound on registers and shared memory of each.
+    pub occupancy: u32,
+    /// CTAs of a cluster.
+    pub num_ctas: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config { consts: IndexMap::new(), num_warps: 4, num_stages: 2, occupancy: 1, num_ctas: 1 }
+    }
+}
+
+impl Config {
+    /// The names of the launch options, in the order they are printed.
+    pub const LAUNCH_OPTIONS: [&'static str; 4] = ["num_warps", "num_stages", "occupancy", "num_ctas"];
+
+    /// A const parameter or launch option by name.
+    pub fn get(&self, name: &str) -> Option<i64> {
+        match name {
+            "num_warps" => Some(self.num_warps.into()),
+            "num_stages" => Some(self.num_stages.into()),
+            "occupancy" => Some(self.occupancy.into()),
+            "num_ctas" => Some(self.num_ctas.into()),
+            _ => self.consts.get(name).copied(),
+        }
+    }
+
+    /// Sets a const parameter or launch option by name.
+    pub fn set(&mut self, name: &str, value: i64) {
+        match name {
+            "num_warps" => self.num_warps = value as u32,
+            "num_stages" => self.num_stages = value as u32,
+            "occupancy" => self.occupancy = value as u32,
+            "num_ctas" => self.num_ctas = value as u32,
+            _ => {
+                self.consts.insert(name.to_owned(), value);
+            }
+        }
+    }
+}
+
+/// What is known at an instantiation: every const parameter, every dtype parameter.
+///
+/// Inside the macro nothing is bound, and shapes stay symbolic.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bindings {
+    /// Const parameters by name; bools are 0 and 1.
+    pub consts: IndexMap<String, i64>,
+    /// Dtype parameters by name.
+    pub dtypes: IndexMap<String, DType>,
+}
+
+/// What is known about a tensor argument beyond its type; code is specialized on it and a launch checks it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorFacts {
+    /// Largest power of two, at most 16, that divides the base address and every stride but the innermost,
+    /// in bytes.
+    pub align_bytes: u32,
+    /// The innermost stride is one element.
+    pub contiguous: bool,
+}
+
+impl TensorFacts {
+    /// A dense tensor whose rows start on 16-byte boundaries.
+    pub const ALIGNED: TensorFacts = TensorFacts { align_bytes: 16, contiguous: true };
+}
