@@ -1,1 +1,3 @@
-//! Layouts, target descriptions and the way from the tile dialect to PTX.
+//! From the tile dialect to PTX.
+
+pub mod layout;

@@ -1,0 +1,115 @@
+//! Shared-memory layouts: row-major tiles whose 16-byte chunks are permuted within a span of each row.
+//!
+//! In a span of `W` bytes, chunk `c` of row `r` lies at chunk `c ^ (r / per_phase % max_phase)`, so that the
+//! eight rows of an 8x16-byte matrix lie in eight different bank groups. For rows of at most 128 bytes these
+//! are the bytes that a TMA copy with the swizzle mode of that width writes.
+
+use super::linear::Basis;
+
+/// Bytes of a chunk, which a swizzle never splits.
+const CHUNK_BYTES: usize = 16;
+
+/// Where the elements of a two-dimensional tile lie in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SharedLayout {
+    /// Rows of the tile.
+    pub rows: usize,
+    /// Elements of a row, contiguous up to the swizzle.
+    pub cols: usize,
+    /// Bytes of an element.
+    pub elem_bytes: usize,
+    /// Width in bytes of the span within which chunks are permuted: 128, 64, 32, or 0 for none.
+    pub span_bytes: usize,
+}
+
+impl SharedLayout {
+    /// The layout with the widest span that a row has room for.
+    pub fn new(rows: usize, cols: usize, elem_bytes: usize) -> SharedLayout {
+        let row_bytes = cols * elem_bytes;
+        let span_bytes = [128, 64, 32].into_iter().find(|&w| row_bytes >= w).unwrap_or(0);
+        SharedLayout { rows, cols, elem_bytes, span_bytes }
+    }
+
+    /// Rows that share one permutation.
+    pub fn per_phase(&self) -> usize {
+        if self.span_bytes == 0 { 1 } else { 128 / self.span_bytes }
+    }
+
+    /// Permutations before they repeat; 1 when nothing is permuted.
+    pub fn max_phase(&self) -> usize {
+        if self.span_bytes == 0 { 1 } else { self.span_bytes / CHUNK_BYTES }
+    }
+
+    /// Bytes of the tile.
+    pub fn bytes(&self) -> usize {
+        self.rows * self.cols * self.elem_bytes
+    }
+
+    /// Byte offset of an element. Linear over F2 in the bits of `row` and `col`.
+    pub fn offset(&self, row: usize, col: usize) -> usize {
+        let byte = col * self.elem_bytes;
+        let phase = row / self.per_phase() % self.max_phase();
+        row * self.cols * self.elem_bytes + (byte ^ (phase * CHUNK_BYTES))
+    }
+
+    /// How often the banks are passed over when a warp reads `width` bytes at each offset; 1 is free of
+    /// conflicts beyond what the width itself asks for.
+    pub fn wavefronts(offsets: &[usize], width: usize) -> usize {
+        // 16-byte accesses are served eight lanes at a time, 8-byte ones sixteen, others all at once.
+        let group = (128 / width.max(4)).min(32);
+        let worst = |lanes: &[usize]| {
+            let mut words: Vec<usize> =
+                lanes.iter().flat_map(|&o| (o / 4)..(o + width).div_ceil(4)).collect();
+            words.sort_unstable();
+            words.dedup();
+            (0..32).map(|bank| words.iter().filter(|&&w| w % 32 == bank).count()).max().unwrap_or(0)
+        };
+        offsets.chunks(group).map(worst).max().unwrap_or(0)
+    }
+
+    /// True when distinct elements lie at distinct offsets inside the tile.
+    pub fn is_bijective(&self) -> bool {
+        let bits = |size: usize| (0..size.trailing_zeros()).map(|b| 1usize << b);
+        let vectors: Vec<u64> = bits(self.rows)
+            .map(|r| self.offset(r, 0) as u64)
+            .chain(bits(self.cols).map(|c| self.offset(0, c) as u64))
+            .collect();
+        Basis::of(&vectors).rank() == vectors.len() && vectors.iter().all(|&v| (v as usize) < self.bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn spans_follow_the_isa() {
+        for (cols, span) in [(8, 0), (16, 32), (32, 64), (64, 128), (128, 128)] {
+            assert_eq!(SharedLayout::new(64, cols, 2).span_bytes, span, "{cols} columns");
+        }
+        let wide = SharedLayout::new(64, 64, 2);
+        assert_eq!(wide.offset(3, 8), 3 * 128 + ((1 ^ 3) * 16));
+        let half = SharedLayout::new(64, 32, 2);
+        assert_eq!(half.offset(2, 0), 2 * 64 + 16);
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_are_linear_and_bijective(rows in 0u32..8, cols in 0u32..9, size in 0usize..3, a: usize, b: usize) {
+            let l = SharedLayout::new(1 << rows, 1 << cols, 1 << size);
+            prop_assert!(l.is_bijective());
+            let at = |n: usize| (n % l.rows, n / l.rows % l.cols);
+            let ((r, c), (s, d)) = (at(a), at(b));
+            prop_assert_eq!(l.offset(r ^ s, c ^ d), l.offset(r, c) ^ l.offset(s, d));
+        }
+
+        #[test]
+        fn ldmatrix_reads_without_conflicts(rows in 3u32..8, cols in 4u32..9, at: usize) {
+            let l = SharedLayout::new(1 << rows, 1 << cols, 2);
+            let (row, col) = (at % l.rows / 8 * 8, at / l.rows * 8 % l.cols);
+            let offsets: Vec<usize> = (0..8).map(|r| l.offset(row + r, col)).collect();
+            prop_assert_eq!(SharedLayout::wavefronts(&offsets, 16), 1);
+        }
+    }
+}
