@@ -226,7 +226,7 @@ pub enum ExprKind {
     /// `1`, `1usize`, `0x10i32`.
     Int(i64, Option<DType>),
     /// `1.0`, `1.0f32`, and paths such as `f32::NEG_INFINITY`, `std::f32::consts::LOG2_E`.
-    Float(f64, Option<DType>),
+    Float(#[serde(with = "exact_float")] f64, Option<DType>),
     /// `true`.
     Bool(bool),
     /// A variable, parameter or const parameter.
@@ -338,4 +338,17 @@ pub struct TuneAxis {
     pub values: Vec<i64>,
     /// Where it is declared.
     pub span: Span,
+}
+
+/// Floats as strings: JSON numbers can neither say infinity nor promise to come back bit for bit.
+mod exact_float {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }

@@ -1,0 +1,4 @@
+//! Tests of the language: parsing, checking, disjointness, tuning spaces.
+
+mod parse;
+mod support;
