@@ -1,1 +1,13 @@
 //! The tile MLIR dialect, its verifier, target-independent passes and interpreter.
+//!
+//! [`lower_program`] turns a checked kernel into a [`Module`], [`run_passes`] rewrites it, [`verify::verify`] checks
+//! the rules that the dialect definition cannot state, [`interpret`] runs it on the CPU.
+
+pub mod context;
+pub mod module;
+pub mod ops;
+pub mod types;
+
+pub use context::{Message, TileContext, with_context};
+pub use module::{Module, ParseError};
+pub use ops::{Builder, TileOp};

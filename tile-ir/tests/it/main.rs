@@ -1,0 +1,3 @@
+//! Tests of the tile dialect, its passes and its interpreter.
+
+mod dialect;
