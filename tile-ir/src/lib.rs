@@ -4,10 +4,12 @@
 //! the rules that the dialect definition cannot state, [`interpret`] runs it on the CPU.
 
 pub mod context;
+pub mod lower_ast;
 pub mod module;
 pub mod ops;
 pub mod types;
 
 pub use context::{Message, TileContext, with_context};
+pub use lower_ast::{LowerError, lower_program};
 pub use module::{Module, ParseError};
 pub use ops::{Builder, TileOp};

@@ -25,8 +25,8 @@ pub struct Module<'c> {
 
 impl<'c> Module<'c> {
     /// An empty module, to which a builder adds the function.
-    pub fn empty(context: &'c TileContext) -> Module<'c> {
-        Module { context, mlir: melior::ir::Module::new(Location::unknown(context)) }
+    pub fn empty(context: &'c TileContext, location: Location<'c>) -> Module<'c> {
+        Module { context, mlir: melior::ir::Module::new(location) }
     }
 
     /// Reads what [`Module::to_text`] or [`Module::to_text_with_locations`] printed, or text in MLIR's syntax.

@@ -317,7 +317,13 @@ impl<'c> Builder<'c> {
         self.value("tile.iota", &[], tile_type(self.context, DType::I32, &[len]), &[])
     }
 
-    fn reshaped(&self, name: &str, tile: Val<'c>, shape: &[usize], attrs: &[(&str, Attribute<'c>)]) -> Val<'c> {
+    fn reshaped(
+        &self,
+        name: &str,
+        tile: Val<'c>,
+        shape: &[usize],
+        attrs: &[(&str, Attribute<'c>)],
+    ) -> Val<'c> {
         let dtype = dtype_of(type_of(tile)).expect("a tile");
         self.value(name, &[tile], tile_type(self.context, dtype, shape), attrs)
     }

@@ -5,7 +5,8 @@
 
 use melior::Context;
 use melior::ir::attribute::{
-    Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute, StringAttribute,
+    Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute,
+    StringAttribute,
 };
 use melior::ir::operation::OperationLike;
 use melior::ir::r#type::{IntegerType, RankedTensorType, ShapedTypeLike, TypeLike};
@@ -262,4 +263,9 @@ pub fn set_attr<'c>(op: Op<'c>, name: &str, attribute: Attribute<'c>) {
     let name = melior::StringRef::new(name);
     // SAFETY: operation and attribute are live and of one context.
     unsafe { mlir_sys::mlirOperationSetAttributeByName(op.to_raw(), name.to_raw(), attribute.to_raw()) }
+}
+
+/// A 64-bit integer attribute.
+pub fn integer_attr(context: &Context, value: i64) -> Attribute<'_> {
+    IntegerAttribute::new(IntegerType::new(context, 64).into(), value).into()
 }

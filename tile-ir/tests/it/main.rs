@@ -1,3 +1,5 @@
 //! Tests of the tile dialect, its passes and its interpreter.
 
 mod dialect;
+mod lower;
+mod programs;
