@@ -1,3 +1,4 @@
 //! From the tile dialect to PTX.
 
+pub mod gpu;
 pub mod layout;

@@ -1,0 +1,8 @@
+//! The gpu level: tiles have layouts; shared memory, copies and barriers are explicit.
+//!
+//! [`dialect`] and [`ops`] define it, [`verify`] checks what the definition cannot say, and [`passes`] lead to it
+//! from the tile dialect.
+
+pub mod dialect;
+pub mod facts;
+pub mod ops;

@@ -1,0 +1,397 @@
+//! The operations of the `tgpu` dialect: how to read one, and how to make each.
+
+use super::dialect::{Smem, distributed_type, layout_of};
+use crate::layout::LinearLayout;
+use melior::ir::Type;
+use melior::ir::attribute::{
+    Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, StringAttribute,
+};
+use tile_ir::Builder;
+use tile_ir::ops::{ReduceKind, reduce_name};
+use tile_ir::types::{
+    Op, Val, array_attr, bool_attr, dtype_of, int_attr, name_of, operands_of, str_attr, type_of, view_of,
+};
+use tile_lang::DType;
+
+/// Where an operand of a product lies.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum MmaOperand<'c> {
+    /// In registers, in the fragment layout.
+    Registers(Val<'c>),
+    /// In a slot of shared memory, to be loaded step by step along K.
+    Shared {
+        /// The memory.
+        smem: Val<'c>,
+        /// The slot, an i32.
+        slot: Val<'c>,
+        /// The operand is the transpose of the slot's tile.
+        transposed: bool,
+    },
+}
+
+/// An operation of the tgpu dialect, taken apart. Shapes, dtypes and layouts are those of its values.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum GpuOp<'c> {
+    Alloc {
+        offset: Option<usize>,
+    },
+    AsyncCopy {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        smem: Val<'c>,
+        slot: Val<'c>,
+        tile_shape: Vec<usize>,
+        vec_bytes: usize,
+    },
+    Commit,
+    Wait {
+        pending: usize,
+    },
+    Barrier,
+    LocalLoad {
+        smem: Val<'c>,
+        slot: Val<'c>,
+        transposed: bool,
+    },
+    LocalStore {
+        tile: Val<'c>,
+        smem: Val<'c>,
+        slot: Val<'c>,
+    },
+    GlobalLoad {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        vec_bytes: usize,
+    },
+    GlobalStore {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        tile: Val<'c>,
+        vec_bytes: usize,
+    },
+    Gather {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        mask: Option<Val<'c>>,
+    },
+    Scatter {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        value: Val<'c>,
+        mask: Option<Val<'c>>,
+    },
+    ConvertLayout {
+        tile: Val<'c>,
+        scratch_offset: Option<usize>,
+    },
+    MmaSync {
+        lhs: MmaOperand<'c>,
+        rhs: MmaOperand<'c>,
+        acc: Val<'c>,
+        warps: [usize; 2],
+    },
+    Reduce {
+        tile: Val<'c>,
+        axis: usize,
+        kind: ReduceKind,
+        scratch_offset: Option<usize>,
+    },
+    Splat {
+        scalar: Val<'c>,
+    },
+    Iota,
+    Broadcast {
+        tile: Val<'c>,
+    },
+    Reshape {
+        tile: Val<'c>,
+    },
+    Transpose {
+        tile: Val<'c>,
+        perm: Vec<usize>,
+    },
+}
+
+impl<'c> GpuOp<'c> {
+    /// Takes an operation apart; none when it is of another dialect or malformed.
+    pub fn of(op: Op<'c>) -> Option<GpuOp<'c>> {
+        let name = name_of(op);
+        let name = name.strip_prefix("tgpu.")?;
+        let operands = operands_of(op);
+        let size = |attribute: &str| usize::try_from(int_attr(op, attribute)?).ok();
+        let at = |index: usize| operands.get(index).copied();
+        let sizes = |attribute: &str| -> Option<Vec<usize>> {
+            array_attr(op, attribute)?.into_iter().map(|s| usize::try_from(s).ok()).collect()
+        };
+        let rank = |view: Val<'c>| Some(view_of(type_of(view))?.rank);
+        // View and index of an operation that has `more` operands behind them.
+        let block = |more: usize| -> Option<(Val<'c>, Vec<Val<'c>>)> {
+            let view = at(0)?;
+            let rank = rank(view)?;
+            (operands.len() == 1 + rank + more).then(|| (view, operands[1..=rank].to_vec()))
+        };
+        Some(match name {
+            "alloc" => GpuOp::Alloc { offset: size("offset") },
+            "async_copy" => {
+                let (view, index) = block(2)?;
+                let (smem, slot) = (operands[index.len() + 1], operands[index.len() + 2]);
+                let (tile_shape, vec_bytes) = (sizes("tile_shape")?, size("vec_bytes")?);
+                GpuOp::AsyncCopy { view, index, smem, slot, tile_shape, vec_bytes }
+            }
+            "commit" => GpuOp::Commit,
+            "wait" => GpuOp::Wait { pending: size("pending")? },
+            "barrier" => GpuOp::Barrier,
+            "local_load" => {
+                GpuOp::LocalLoad { smem: at(0)?, slot: at(1)?, transposed: bool_attr(op, "transposed")? }
+            }
+            "local_store" => GpuOp::LocalStore { tile: at(0)?, smem: at(1)?, slot: at(2)? },
+            "global_load" => {
+                let (view, index) = block(0)?;
+                GpuOp::GlobalLoad { view, index, vec_bytes: size("vec_bytes")? }
+            }
+            "global_store" => {
+                let (view, index) = block(1)?;
+                GpuOp::GlobalStore { view, index, tile: *operands.last()?, vec_bytes: size("vec_bytes")? }
+            }
+            "gather" => {
+                let rank = rank(at(0)?)?;
+                GpuOp::Gather { view: at(0)?, index: operands.get(1..=rank)?.to_vec(), mask: at(rank + 1) }
+            }
+            "scatter" => {
+                let rank = rank(at(0)?)?;
+                let index = operands.get(1..=rank)?.to_vec();
+                GpuOp::Scatter { view: at(0)?, index, value: at(rank + 1)?, mask: at(rank + 2) }
+            }
+            "convert_layout" => GpuOp::ConvertLayout { tile: at(0)?, scratch_offset: size("scratch_offset") },
+            "mma_sync" => {
+                let mut slots = operands.get(3..)?.iter().copied();
+                let mut operand = |value: Val<'c>, flag: &str| {
+                    Some(if Smem::of(type_of(value)).is_some() {
+                        let transposed = bool_attr(op, flag)?;
+                        MmaOperand::Shared { smem: value, slot: slots.next()?, transposed }
+                    } else {
+                        MmaOperand::Registers(value)
+                    })
+                };
+                let lhs = operand(at(0)?, "lhs_transposed")?;
+                let rhs = operand(at(1)?, "rhs_transposed")?;
+                let warps = sizes("warps")?.try_into().ok()?;
+                GpuOp::MmaSync { lhs, rhs, acc: at(2)?, warps }
+            }
+            "reduce" => {
+                let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
+                    .into_iter()
+                    .find(|k| str_attr(op, "kind").as_deref() == Some(reduce_name(*k)))?;
+                let scratch_offset = size("scratch_offset");
+                GpuOp::Reduce { tile: at(0)?, axis: size("axis")?, kind, scratch_offset }
+            }
+            "splat" => GpuOp::Splat { scalar: at(0)? },
+            "iota" => GpuOp::Iota,
+            "broadcast" => GpuOp::Broadcast { tile: at(0)? },
+            "reshape" => GpuOp::Reshape { tile: at(0)? },
+            "transpose" => GpuOp::Transpose { tile: at(0)?, perm: sizes("perm")? },
+            _ => return None,
+        })
+    }
+}
+
+/// The dtype of a tile or scalar that a pass made or verified.
+fn dtype(value: Val) -> DType {
+    dtype_of(type_of(value)).expect("a value with a dtype")
+}
+
+/// Makes operations of the tgpu dialect with a [`Builder`].
+///
+/// # Panics
+/// The methods panic on operands of the wrong kind, which is a mistake in the pass that calls them.
+pub trait GpuBuilder<'c> {
+    /// The builder of the place.
+    fn builder(&self) -> &Builder<'c>;
+
+    /// The type of a tile in registers.
+    fn distributed(&self, dtype: DType, layout: &LinearLayout) -> Type<'c> {
+        distributed_type(self.builder().context(), dtype, layout)
+    }
+
+    /// `tgpu.alloc`.
+    fn alloc(&self, smem: Smem) -> Val<'c> {
+        self.builder().value("tgpu.alloc", &[], smem.ty(self.builder().context()), &[])
+    }
+
+    /// `tgpu.async_copy`.
+    fn async_copy(
+        &self,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        (smem, slot): (Val<'c>, Val<'c>),
+        tile_shape: &[usize],
+        vec_bytes: usize,
+    ) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, slot]).copied().collect();
+        let attributes = [("tile_shape", sizes_attr(b, tile_shape)), ("vec_bytes", b.int(vec_bytes as i64))];
+        b.op("tgpu.async_copy", &operands, &[], &attributes)
+    }
+
+    /// `tgpu.commit`.
+    fn commit(&self) -> Op<'c> {
+        self.builder().op("tgpu.commit", &[], &[], &[])
+    }
+
+    /// `tgpu.wait`.
+    fn wait(&self, pending: usize) -> Op<'c> {
+        self.builder().op("tgpu.wait", &[], &[], &[("pending", self.builder().int(pending as i64))])
+    }
+
+    /// `tgpu.barrier`.
+    fn barrier(&self) -> Op<'c> {
+        self.builder().op("tgpu.barrier", &[], &[], &[])
+    }
+
+    /// `tgpu.local_load`.
+    fn local_load(&self, smem: Val<'c>, slot: Val<'c>, transposed: bool, layout: &LinearLayout) -> Val<'c> {
+        let b = self.builder();
+        let element = Smem::of(type_of(smem)).expect("shared memory").dtype;
+        let flag = BoolAttribute::new(b.context(), transposed).into();
+        b.value("tgpu.local_load", &[smem, slot], self.distributed(element, layout), &[("transposed", flag)])
+    }
+
+    /// `tgpu.local_store`.
+    fn local_store(&self, tile: Val<'c>, smem: Val<'c>, slot: Val<'c>) -> Op<'c> {
+        self.builder().op("tgpu.local_store", &[tile, smem, slot], &[], &[])
+    }
+
+    /// `tgpu.global_load`.
+    fn global_load(
+        &self,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        vec_bytes: usize,
+        layout: &LinearLayout,
+    ) -> Val<'c> {
+        let b = self.builder();
+        let element = view_of(type_of(view)).expect("a view").dtype;
+        let operands: Vec<_> = [view].iter().chain(index).copied().collect();
+        let attributes = [("vec_bytes", b.int(vec_bytes as i64))];
+        b.value("tgpu.global_load", &operands, self.distributed(element, layout), &attributes)
+    }
+
+    /// `tgpu.global_store`.
+    fn global_store(&self, view: Val<'c>, index: &[Val<'c>], tile: Val<'c>, vec_bytes: usize) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).chain(&[tile]).copied().collect();
+        b.op("tgpu.global_store", &operands, &[], &[("vec_bytes", b.int(vec_bytes as i64))])
+    }
+
+    /// `tgpu.gather`.
+    fn gather_tile(
+        &self,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        mask: Option<Val<'c>>,
+        layout: &LinearLayout,
+    ) -> Val<'c> {
+        let b = self.builder();
+        let element = view_of(type_of(view)).expect("a view").dtype;
+        let operands: Vec<_> = [view].iter().chain(index).chain(&mask).copied().collect();
+        let segments = segments_attr(b, &[1, index.len(), usize::from(mask.is_some())]);
+        b.value("tgpu.gather", &operands, self.distributed(element, layout), &[segments])
+    }
+
+    /// `tgpu.scatter`.
+    fn scatter_tile(
+        &self,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        value: Val<'c>,
+        mask: Option<Val<'c>>,
+    ) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).chain(&[value]).chain(&mask).copied().collect();
+        let segments = segments_attr(b, &[1, index.len(), 1, usize::from(mask.is_some())]);
+        b.op("tgpu.scatter", &operands, &[], &[segments])
+    }
+
+    /// `tgpu.convert_layout`.
+    fn convert_layout(&self, tile: Val<'c>, layout: &LinearLayout) -> Val<'c> {
+        self.builder().value("tgpu.convert_layout", &[tile], self.distributed(dtype(tile), layout), &[])
+    }
+
+    /// `tgpu.mma_sync`.
+    fn mma_sync(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, warps: [usize; 2]) -> Val<'c> {
+        let b = self.builder();
+        let mut slots = Vec::new();
+        let mut take = |operand| match operand {
+            MmaOperand::Registers(tile) => (tile, false),
+            MmaOperand::Shared { smem, slot, transposed } => {
+                slots.push(slot);
+                (smem, transposed)
+            }
+        };
+        let ((lhs, lhs_transposed), (rhs, rhs_transposed)) = (take(lhs), take(rhs));
+        let operands: Vec<_> = [lhs, rhs, acc].iter().chain(&slots).copied().collect();
+        let flag = |value| BoolAttribute::new(b.context(), value).into();
+        let attributes = [
+            ("lhs_transposed", flag(lhs_transposed)),
+            ("rhs_transposed", flag(rhs_transposed)),
+            ("warps", sizes_attr(b, &warps)),
+        ];
+        b.value("tgpu.mma_sync", &operands, type_of(acc), &attributes)
+    }
+
+    /// `tgpu.reduce`.
+    fn reduce_tile(&self, tile: Val<'c>, axis: usize, kind: ReduceKind) -> Val<'c> {
+        let b = self.builder();
+        let layout = layout_of(type_of(tile)).expect("a tile with a layout").slice(axis);
+        let name = StringAttribute::new(b.context(), reduce_name(kind)).into();
+        let attributes = [("axis", b.int(axis as i64)), ("kind", name)];
+        b.value("tgpu.reduce", &[tile], self.distributed(dtype(tile), &layout), &attributes)
+    }
+
+    /// `tgpu.splat`.
+    fn splat_tile(&self, scalar: Val<'c>, layout: &LinearLayout) -> Val<'c> {
+        self.builder().value("tgpu.splat", &[scalar], self.distributed(dtype(scalar), layout), &[])
+    }
+
+    /// `tgpu.iota`.
+    fn iota_tile(&self, layout: &LinearLayout) -> Val<'c> {
+        self.builder().value("tgpu.iota", &[], self.distributed(DType::I32, layout), &[])
+    }
+
+    /// `tgpu.broadcast`.
+    fn broadcast_tile(&self, tile: Val<'c>, layout: &LinearLayout) -> Val<'c> {
+        self.builder().value("tgpu.broadcast", &[tile], self.distributed(dtype(tile), layout), &[])
+    }
+
+    /// `tgpu.reshape`.
+    fn reshape_tile(&self, tile: Val<'c>, shape: &[usize]) -> Val<'c> {
+        let layout = layout_of(type_of(tile)).expect("a tile with a layout").reshape(shape);
+        self.builder().value("tgpu.reshape", &[tile], self.distributed(dtype(tile), &layout), &[])
+    }
+
+    /// `tgpu.transpose`.
+    fn transpose_tile(&self, tile: Val<'c>, perm: &[usize]) -> Val<'c> {
+        let b = self.builder();
+        let layout = layout_of(type_of(tile)).expect("a tile with a layout").transpose(perm);
+        let attributes = [("perm", sizes_attr(b, perm))];
+        b.value("tgpu.transpose", &[tile], self.distributed(dtype(tile), &layout), &attributes)
+    }
+}
+
+impl<'c> GpuBuilder<'c> for Builder<'c> {
+    fn builder(&self) -> &Builder<'c> {
+        self
+    }
+}
+
+/// Sizes as a dense array attribute.
+fn sizes_attr<'c>(b: &Builder<'c>, sizes: &[usize]) -> Attribute<'c> {
+    let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
+    DenseI64ArrayAttribute::new(b.context(), &sizes).into()
+}
+
+/// The sizes of operand groups.
+fn segments_attr<'c>(b: &Builder<'c>, sizes: &[usize]) -> (&'static str, Attribute<'c>) {
+    let sizes: Vec<i32> = sizes.iter().map(|&s| s as i32).collect();
+    ("operandSegmentSizes", DenseI32ArrayAttribute::new(b.context(), &sizes).into())
+}

@@ -1,0 +1,193 @@
+// The gpu-level dialect. Tiles in registers are builtin tensors whose encoding is `#tgpu.layout`; tiles in shared
+// memory are `!tgpu.smem`. Views, program ids and casts stay those of the tile dialect. What cannot be said here
+// is checked by `gpu::verify`.
+irdl.dialect @tgpu {
+  // Which element each (register, lane, warp) holds: the bases of a linear layout as text,
+  // "register 0,1 0,8 8,0 lane 0,2 0,4 1,0 2,0 4,0 warp 16,0".
+  irdl.attribute @layout {
+    %bases = irdl.base "#builtin.string"
+    irdl.parameters(bases: %bases)
+  }
+
+  // Row-major tiles in shared memory, one a slot: rows, columns, element type, bytes of the swizzled span, slots.
+  irdl.type @smem {
+    %rows = irdl.base "#builtin.integer"
+    %cols = irdl.base "#builtin.integer"
+    %dtype = irdl.any
+    %span = irdl.base "#builtin.integer"
+    %slots = irdl.base "#builtin.integer"
+    irdl.parameters(rows: %rows, cols: %cols, dtype: %dtype, span: %span, slots: %slots)
+  }
+
+  // Shared memory, at the byte `offset` from the start of the CTA's once `allocate-shared` has set it.
+  irdl.operation @alloc {
+    %smem = irdl.base @tgpu::@smem
+    irdl.results(smem: %smem)
+  }
+
+  // Starts copying a block of a view to a slot; zeros where the block leaves the view. The whole CTA takes part.
+  irdl.operation @async_copy {
+    %view = irdl.any
+    %index = irdl.is index
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %shape = irdl.base "#builtin.dense_array"
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(view: %view, index: variadic %index, smem: %smem, slot: %slot)
+    irdl.attributes {"tile_shape" = %shape, "vec_bytes" = %int}
+  }
+
+  // Closes the group of the copies started since the last commit.
+  irdl.operation @commit {}
+
+  // Waits until at most `pending` groups of this thread's copies are unfinished.
+  irdl.operation @wait {
+    %int = irdl.base "#builtin.integer"
+    irdl.attributes {"pending" = %int}
+  }
+
+  // All threads of the CTA meet; what each wrote to shared memory is seen by all.
+  irdl.operation @barrier {}
+
+  // A slot's tile, or its transpose, into registers.
+  irdl.operation @local_load {
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %flag = irdl.base "#builtin.integer"
+    %tile = irdl.base "!builtin.tensor"
+    irdl.operands(smem: %smem, slot: %slot)
+    irdl.attributes {"transposed" = %flag}
+    irdl.results(tile: %tile)
+  }
+
+  // Registers into a slot.
+  irdl.operation @local_store {
+    %tile = irdl.base "!builtin.tensor"
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    irdl.operands(tile: %tile, smem: %smem, slot: %slot)
+  }
+
+  // A block of a view into registers, zeros where it leaves the view; accesses of up to `vec_bytes` are aligned
+  // and do not straddle the view's edge.
+  irdl.operation @global_load {
+    %view = irdl.any
+    %index = irdl.is index
+    %int = irdl.base "#builtin.integer"
+    %tile = irdl.base "!builtin.tensor"
+    irdl.operands(view: %view, index: variadic %index)
+    irdl.attributes {"vec_bytes" = %int}
+    irdl.results(tile: %tile)
+  }
+
+  // The inverse of global_load; what leaves the view is dropped, and of replicas one is stored.
+  irdl.operation @global_store {
+    %view = irdl.any
+    %index = irdl.is index
+    %int = irdl.base "#builtin.integer"
+    %tile = irdl.base "!builtin.tensor"
+    irdl.operands(view: %view, index: variadic %index, tile: %tile)
+    irdl.attributes {"vec_bytes" = %int}
+  }
+
+  // As tile.gather; index, mask and result have one layout.
+  irdl.operation @gather {
+    %view = irdl.any
+    %index = irdl.base "!builtin.tensor"
+    %mask = irdl.base "!builtin.tensor"
+    %tile = irdl.base "!builtin.tensor"
+    irdl.operands(view: %view, index: variadic %index, mask: optional %mask)
+    irdl.results(tile: %tile)
+  }
+
+  // As tile.scatter; index, value and mask have one layout, and of replicas one is stored.
+  irdl.operation @scatter {
+    %view = irdl.any
+    %index = irdl.base "!builtin.tensor"
+    %value = irdl.base "!builtin.tensor"
+    %mask = irdl.base "!builtin.tensor"
+    irdl.operands(view: %view, index: variadic %index, value: %value, mask: optional %mask)
+  }
+
+  // The same tile in another layout. Through shared memory at `scratch_offset` where the layouts ask for it.
+  irdl.operation @convert_layout {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    irdl.operands(tile: %from)
+    irdl.results(result: %to)
+  }
+
+  // acc + lhs rhs by tensor cores. An operand is a tile in registers, in the fragment layout of `warps`, or one in
+  // shared memory, whose slot is among `slots` (lhs first) and which is read transposed where the flag says so.
+  irdl.operation @mma_sync {
+    %lhs_tile = irdl.base "!builtin.tensor"
+    %lhs_smem = irdl.base @tgpu::@smem
+    %lhs = irdl.any_of(%lhs_tile, %lhs_smem)
+    %rhs_tile = irdl.base "!builtin.tensor"
+    %rhs_smem = irdl.base @tgpu::@smem
+    %rhs = irdl.any_of(%rhs_tile, %rhs_smem)
+    %acc = irdl.base "!builtin.tensor"
+    %slot = irdl.is i32
+    %lhs_flag = irdl.base "#builtin.integer"
+    %rhs_flag = irdl.base "#builtin.integer"
+    %warps = irdl.base "#builtin.dense_array"
+    irdl.operands(lhs: %lhs, rhs: %rhs, acc: %acc, slots: variadic %slot)
+    irdl.attributes {"lhs_transposed" = %lhs_flag, "rhs_transposed" = %rhs_flag, "warps" = %warps}
+    irdl.results(result: %acc)
+  }
+
+  // As tile.reduce; the result's layout is the slice of the operand's. Through shared memory at
+  // `scratch_offset` where the axis crosses warps.
+  irdl.operation @reduce {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    %axis = irdl.base "#builtin.integer"
+    %sum = irdl.is "sum"
+    %max = irdl.is "max"
+    %min = irdl.is "min"
+    %kind = irdl.any_of(%sum, %max, %min)
+    irdl.operands(tile: %from)
+    irdl.attributes {"axis" = %axis, "kind" = %kind}
+    irdl.results(result: %to)
+  }
+
+  // Every element is the scalar.
+  irdl.operation @splat {
+    %any = irdl.any
+    %tile = irdl.base "!builtin.tensor"
+    irdl.operands(scalar: %any)
+    irdl.results(tile: %tile)
+  }
+
+  // 0, 1, .., n - 1 as i32.
+  irdl.operation @iota {
+    %tile = irdl.base "!builtin.tensor"
+    irdl.results(tile: %tile)
+  }
+
+  // Repeats dimensions of size 1, within threads.
+  irdl.operation @broadcast {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    irdl.operands(tile: %from)
+    irdl.results(result: %to)
+  }
+
+  // The same elements in row-major order; registers keep their place.
+  irdl.operation @reshape {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    irdl.operands(tile: %from)
+    irdl.results(result: %to)
+  }
+
+  // Dimension i of the result is dimension perm[i] of the operand; registers keep their place.
+  irdl.operation @transpose {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    %perm = irdl.base "#builtin.dense_array"
+    irdl.operands(tile: %from)
+    irdl.attributes {"perm" = %perm}
+    irdl.results(result: %to)
+  }
+}
