@@ -5,8 +5,8 @@
 
 use melior::Context;
 use melior::ir::attribute::{
-    Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, IntegerAttribute,
-    StringAttribute,
+    ArrayAttribute, Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute,
+    DictionaryAttribute, IntegerAttribute, StringAttribute,
 };
 use melior::ir::operation::OperationLike;
 use melior::ir::r#type::{IntegerType, RankedTensorType, ShapedTypeLike, TypeLike};
@@ -268,4 +268,24 @@ pub fn set_attr<'c>(op: Op<'c>, name: &str, attribute: Attribute<'c>) {
 /// A 64-bit integer attribute.
 pub fn integer_attr(context: &Context, value: i64) -> Attribute<'_> {
     IntegerAttribute::new(IntegerType::new(context, 64).into(), value).into()
+}
+
+/// A bool attribute of a function's argument.
+pub fn bool_attr_of_arg(argument: Val, name: &str) -> Option<bool> {
+    BoolAttribute::try_from(arg_attr(argument, name)?).ok().map(|a| a.value())
+}
+
+/// An attribute of a function's argument.
+pub fn arg_attr<'c>(argument: Val<'c>, name: &str) -> Option<Attribute<'c>> {
+    if !argument.is_block_argument() {
+        return None;
+    }
+    // SAFETY: the value is a live block argument.
+    let (block, number) = unsafe {
+        let block = mlir_sys::mlirBlockArgumentGetOwner(argument.to_raw());
+        (Blk::from_raw(block), mlir_sys::mlirBlockArgumentGetArgNumber(argument.to_raw()))
+    };
+    let all = ArrayAttribute::try_from(attr(block.parent_operation()?, "arg_attrs")?).ok()?;
+    let own = DictionaryAttribute::try_from(all.element(number as usize).ok()?).ok()?;
+    own.element_by_name(name)
 }
