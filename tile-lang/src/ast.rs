@@ -311,6 +311,30 @@ pub enum BinaryOp {
     OrOr,
 }
 
+impl BinaryOp {
+    /// The result on numbers, bools as 0 and 1; `None` on overflow and division by zero.
+    pub fn fold(self, a: i64, b: i64) -> Option<i64> {
+        Some(match self {
+            BinaryOp::Add => a.checked_add(b)?,
+            BinaryOp::Sub => a.checked_sub(b)?,
+            BinaryOp::Mul => a.checked_mul(b)?,
+            BinaryOp::Div => a.checked_div(b)?,
+            BinaryOp::Rem => a.checked_rem(b)?,
+            BinaryOp::And | BinaryOp::AndAnd => a & b,
+            BinaryOp::Or | BinaryOp::OrOr => a | b,
+            BinaryOp::Xor => a ^ b,
+            BinaryOp::Shl => a.checked_shl(b.try_into().ok()?)?,
+            BinaryOp::Shr => a.checked_shr(b.try_into().ok()?)?,
+            BinaryOp::Eq => (a == b).into(),
+            BinaryOp::Ne => (a != b).into(),
+            BinaryOp::Lt => (a < b).into(),
+            BinaryOp::Le => (a <= b).into(),
+            BinaryOp::Gt => (a > b).into(),
+            BinaryOp::Ge => (a >= b).into(),
+        })
+    }
+}
+
 /// Unary operators.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum UnaryOp {

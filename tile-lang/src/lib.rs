@@ -13,6 +13,7 @@ pub mod dtype;
 mod nearest;
 #[cfg(feature = "parse")]
 pub mod parse;
+pub mod space;
 pub mod typed;
 
 pub use config::{Bindings, Config};
