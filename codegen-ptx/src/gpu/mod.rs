@@ -6,3 +6,5 @@
 pub mod dialect;
 pub mod facts;
 pub mod ops;
+pub mod passes;
+pub mod verify;

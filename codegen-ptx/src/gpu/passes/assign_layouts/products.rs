@@ -1,0 +1,141 @@
+//! How warps split each product.
+
+use super::graph::{Graph, Key, Kind, carried, key, op_key, tile_of};
+use super::{LayoutId, Layouts, PASS, PassContext, PassError};
+use crate::layout::mma;
+use std::collections::{HashMap, HashSet};
+use tile_ir::TileOp;
+use tile_ir::context::Place;
+use tile_ir::types::{Val, is_tile, results_of, type_of};
+use tile_lang::DType;
+use melior::ir::operation::OperationLike;
+
+/// One product.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Product {
+    /// Warps as rows by columns of the accumulator.
+    pub warps: [usize; 2],
+    /// The dtype that is multiplied: the operands', or f16 for f8 where no instruction takes it.
+    pub dtype: DType,
+    /// Layout of the accumulator.
+    pub acc: LayoutId,
+    /// Layout of the lhs when it is in registers.
+    pub lhs: LayoutId,
+    /// Layout of the rhs when it is in registers.
+    pub rhs: LayoutId,
+}
+
+/// The products by operation.
+pub(super) type Products = HashMap<Key, Product>;
+
+/// Plans every product of the kernel.
+pub(super) fn plan(graph: &Graph, cx: &mut PassContext, layouts: &mut Layouts) -> Result<Products, PassError> {
+    let mut found = Vec::new();
+    for (op, kind, _) in &graph.ops {
+        let Kind::Tile(TileOp::Mma { lhs, rhs, acc }) = kind else { continue };
+        let place = Place::of(op.location());
+        let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) = (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
+        debug_assert_eq!(rhs_shape[0], lhs_shape[1]);
+        let dtype = match dtype {
+            DType::F8E4M3FN if !cx.target.has_fp8_mma_sync() => DType::F16,
+            other => other,
+        };
+        if mma::depth(dtype).is_none() {
+            return Err(PassError::MmaDType { dtype, place });
+        }
+        let by_rows = needs_whole_rows(graph, results_of(*op)[0]);
+        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], dtype, by_rows));
+    }
+    // Row statistics of one product scale another of as many rows, and should be where its rows are.
+    let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
+    let mut products = Products::new();
+    for (op, place, [m, n, k], dtype, _) in found {
+        let rows = by_rows.contains(&m);
+        let warps = if rows { split_rows(m, cx.num_warps) } else { split_evenly(m, n, cx.num_warps) };
+        let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
+        let [warps_m, warps_n] = warps;
+        cx.remark(
+            PASS,
+            place,
+            format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"),
+        );
+        let product = Product {
+            warps,
+            dtype,
+            acc: layouts.id(mma::acc(m, n, warps)),
+            lhs: layouts.id(mma::lhs(m, k, warps, dtype)),
+            rhs: layouts.id(mma::rhs(k, n, warps, dtype)),
+        };
+        products.insert(op_key(op), product);
+    }
+    Ok(products)
+}
+
+/// Each warp gets whole rows, as far as there are 16 for each.
+fn split_rows(m: usize, num_warps: usize) -> [usize; 2] {
+    let rows = (m / mma::M).clamp(1, num_warps);
+    [rows, num_warps / rows]
+}
+
+/// The split in which warps repeat the least work, then read the fewest operand elements.
+fn split_evenly(m: usize, n: usize, num_warps: usize) -> [usize; 2] {
+    let splits = (0..=num_warps.trailing_zeros()).map(|bits| [num_warps >> bits, 1 << bits]);
+    let cost = |[warps_m, warps_n]: &[usize; 2]| {
+        let (rows, cols) = ((m / warps_m).max(mma::M), (n / warps_n).max(mma::N));
+        (rows * cols, rows + cols)
+    };
+    splits.min_by_key(cost).unwrap_or([num_warps, 1])
+}
+
+/// True when what is computed from an accumulator element by element is reduced along its rows, or is the lhs
+/// of another product.
+fn needs_whole_rows<'c>(graph: &Graph<'c>, acc: Val<'c>) -> bool {
+    let mut seen = HashSet::new();
+    let mut pending = vec![acc];
+    while let Some(value) = pending.pop() {
+        if !is_tile(type_of(value)) || !seen.insert(key(value)) {
+            continue;
+        }
+        for used in graph.uses(value) {
+            match graph.kind(used.op) {
+                Kind::Tile(TileOp::Reduce { axis: 1, .. }) => return true,
+                Kind::Tile(TileOp::Mma { .. }) if used.operand == 0 => return true,
+                Kind::Tile(TileOp::Mma { .. }) if used.operand == 2 => pending.extend(results_of(used.op)),
+                Kind::Elementwise => pending.extend(results_of(used.op)),
+                Kind::Terminator => {
+                    let parent = used.op.parent_operation();
+                    let variables = parent.map(|p| carried(p, graph.kind(p))).unwrap_or_default();
+                    let passed = variables.into_iter().filter(|c| c.sources.contains(&value));
+                    pending.extend(passed.flat_map(|c| c.values));
+                }
+                kind @ (Kind::For | Kind::While) => {
+                    let passed = carried(used.op, kind).into_iter().filter(|c| c.sources.contains(&value));
+                    pending.extend(passed.flat_map(|c| c.values));
+                }
+                _ => {}
+            }
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warps_split_products_evenly() {
+        assert_eq!(split_evenly(128, 128, 4), [2, 2]);
+        assert_eq!(split_evenly(128, 64, 4), [2, 2]);
+        assert_eq!(split_evenly(256, 64, 4), [4, 1]);
+        assert_eq!(split_evenly(16, 128, 4), [1, 4]);
+        assert_eq!(split_evenly(128, 8, 8), [8, 1]);
+    }
+
+    #[test]
+    fn rows_stay_whole_while_there_are_enough() {
+        assert_eq!(split_rows(64, 4), [4, 1]);
+        assert_eq!(split_rows(32, 4), [2, 2]);
+        assert_eq!(split_rows(1, 4), [1, 4]);
+    }
+}

@@ -1,0 +1,183 @@
+//! The passes from the tile dialect to the gpu level.
+
+mod allocate_shared;
+mod assign_layouts;
+
+use super::facts::TensorFacts;
+use super::verify::{Violation, verify};
+use crate::target::Target;
+use std::fmt;
+use tile_ir::Module;
+use tile_ir::context::Place;
+use tile_lang::DType;
+
+/// A rewrite of a whole module.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pass {
+    /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
+    AssignLayouts,
+    /// Every buffer gets its offset.
+    AllocateShared,
+}
+
+impl Pass {
+    /// The passes from the tile dialect to what `lower` takes, in order.
+    pub const ALL: [Pass; 2] = [Pass::AssignLayouts, Pass::AllocateShared];
+
+    /// The pass's name: `assign-layouts`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Pass::AssignLayouts => "assign-layouts",
+            Pass::AllocateShared => "allocate-shared",
+        }
+    }
+
+    /// Runs it.
+    ///
+    /// # Errors
+    /// See [`PassError`].
+    pub fn run<'c>(self, module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
+        match self {
+            Pass::AssignLayouts => assign_layouts::run(&module, cx),
+            Pass::AllocateShared => allocate_shared::run(module, cx),
+        }
+    }
+}
+
+impl fmt::Display for Pass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What passes are told, and what they tell.
+#[derive(Clone, Debug)]
+pub struct PassContext {
+    /// What the code is for.
+    pub target: &'static Target,
+    /// Warps of a CTA, a power of two.
+    pub num_warps: usize,
+    /// Buffers of the ring in a pipelined loop; 1 for none.
+    pub num_stages: usize,
+    /// CTAs that are to be resident on an SM.
+    pub occupancy: usize,
+    /// Facts about each tensor argument in order.
+    pub facts: Vec<TensorFacts>,
+    /// What each pass did and did not do.
+    pub remarks: Vec<Remark>,
+}
+
+impl PassContext {
+    /// Adds a remark.
+    fn remark(&mut self, pass: Pass, place: Option<Place>, message: impl Into<String>) {
+        self.remarks.push(Remark { pass, place, message: message.into() });
+    }
+
+    /// Registers that one thread may use at the wanted occupancy.
+    fn registers_per_thread(&self) -> usize {
+        let limits = &self.target.limits;
+        let threads = self.num_warps * 32 * self.occupancy.max(1);
+        (limits.registers_per_sm as usize / threads).min(limits.registers_per_thread as usize)
+    }
+}
+
+/// What a pass did or did not do, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The pass.
+    pub pass: Pass,
+    /// The kernel's source line.
+    pub place: Option<Place>,
+    /// What happened.
+    pub message: String,
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.place {
+            Some(place) => write!(f, "{place}: {}: {}", self.pass, self.message),
+            None => write!(f, "{}: {}", self.pass, self.message),
+        }
+    }
+}
+
+/// Why a pass gives up.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PassError {
+    /// The kernel's buffers do not fit; smaller tiles or fewer stages do.
+    #[error("the kernel needs {needed} bytes of shared memory; {target} has {available} for a CTA")]
+    SharedMemory {
+        /// What the buffers add up to.
+        needed: usize,
+        /// What a CTA can have.
+        available: usize,
+        /// The target.
+        target: &'static str,
+    },
+    /// A product of a dtype that has no tensor-core instruction.
+    #[error("{}mma does not take {dtype} operands", At(.place))]
+    MmaDType {
+        /// The operands' dtype.
+        dtype: DType,
+        /// The kernel's source line.
+        place: Option<Place>,
+    },
+    /// The number of warps is zero or not a power of two.
+    #[error("num_warps is {0}; it must be a power of two")]
+    NumWarps(usize),
+    /// The module has another number of tensor arguments than there are facts.
+    #[error("facts are given for {found} tensors; the kernel takes {expected}")]
+    Facts {
+        /// How many facts there are.
+        found: usize,
+        /// How many tensors there are.
+        expected: usize,
+    },
+    /// An operation that the pass does not know: a mistake of the compiler.
+    #[error("{}{op} cannot be given a layout", At(.place))]
+    UnknownOp {
+        /// The operation's name.
+        op: String,
+        /// The kernel's source line.
+        place: Option<Place>,
+    },
+    /// The module breaks rules after a pass: a mistake of the compiler.
+    #[error("after {pass} the module is malformed: {}", .violations.iter().map(Violation::to_string).collect::<Vec<_>>().join("; "))]
+    Malformed {
+        /// The pass that ran last.
+        pass: Pass,
+        /// Every broken rule.
+        violations: Vec<Violation>,
+    },
+}
+
+/// A place in front of a message.
+struct At<'a>(&'a Option<Place>);
+
+impl fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(place) => write!(f, "{place}: "),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs passes in order over a module of the tile dialect, with the verifier after each in debug builds.
+///
+/// # Errors
+/// See [`PassError`].
+pub fn run_passes<'c>(
+    passes: &[Pass],
+    module: &Module<'c>,
+    cx: &mut PassContext,
+) -> Result<Module<'c>, PassError> {
+    let mut module = module.clone();
+    for &pass in passes {
+        module = pass.run(module, cx)?;
+        if cfg!(debug_assertions) {
+            verify(&module).map_err(|violations| PassError::Malformed { pass, violations })?;
+        }
+    }
+    Ok(module)
+}

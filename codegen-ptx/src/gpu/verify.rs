@@ -1,0 +1,227 @@
+//! Checks the rules of the gpu level that the dialect's definition cannot state.
+
+use super::dialect::{Smem, layout_of};
+use super::ops::{GpuOp, MmaOperand};
+use crate::layout::{LinearLayout, mma};
+use melior::ir::operation::OperationLike;
+use std::fmt;
+use tile_ir::Module;
+use tile_ir::context::Place;
+use tile_ir::types::{Op, Val, dtype_of, is_tile, name_of, nested_ops, results_of, shape_of, type_of, view_of};
+
+/// A rule that an operation breaks.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Rule {
+    /// MLIR's own verifier objects.
+    #[error("{0}")]
+    Malformed(String),
+    /// A tgpu operation with missing attributes or operands.
+    #[error("has missing or malformed attributes or operands")]
+    Attributes,
+    /// An operation of the tile dialect that the gpu level does not have.
+    #[error("is not an operation of the gpu level")]
+    Foreign,
+    /// A tile without a layout, or with one that does not fit its shape or the number of warps.
+    #[error("has a tile without a valid layout: {0}")]
+    Layout(String),
+    /// A layout that does not follow from the operation's operands.
+    #[error("{value} has layout {found}; expected {expected}")]
+    Mismatch {
+        /// Which value.
+        value: &'static str,
+        /// Its layout.
+        found: String,
+        /// What follows from the others.
+        expected: String,
+    },
+    /// Shapes or dtypes that do not fit together.
+    #[error("{0} do not fit together")]
+    Types(&'static str),
+    /// An access of a width that no instruction has.
+    #[error("accesses of {found} bytes; expected one of {expected:?}")]
+    Width {
+        /// The width.
+        found: usize,
+        /// The widths there are.
+        expected: &'static [usize],
+    },
+}
+
+/// An operation that breaks a rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The operation's name.
+    pub op: String,
+    /// The kernel's source line.
+    pub place: Option<Place>,
+    /// The rule.
+    pub rule: Rule,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
+        }
+        write!(f, "{} {}", self.op, self.rule)
+    }
+}
+
+/// Checks a module of the gpu level.
+///
+/// # Errors
+/// Every violation, in order.
+pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
+    let context = module.context();
+    context.take_messages();
+    let mut violations = Vec::new();
+    if !module.mlir().as_operation().verify() {
+        for message in context.take_messages() {
+            let rule = Rule::Malformed(message.text);
+            violations.push(Violation { op: "module".to_owned(), place: message.place, rule });
+        }
+    }
+    let num_warps = tile_ir::types::int_attr(module.function(), "tgpu.num_warps").unwrap_or(1);
+    for op in nested_ops(module.function()) {
+        let mut report = |rule| {
+            violations.push(Violation { op: name_of(op), place: Place::of(op.location()), rule });
+        };
+        let mut tiles = op.operands().chain(results_of(op)).filter(|v| is_tile(type_of(*v)));
+        let broken = tiles.find(|v| layout_of(type_of(*v)).is_none_or(|l| l.num_warps() as i64 != num_warps));
+        if let Some(value) = broken {
+            report(Rule::Layout(type_of(value).to_string()));
+            continue;
+        }
+        if let Err(rule) = check(op) {
+            report(rule);
+        }
+    }
+    if violations.is_empty() { Ok(()) } else { Err(violations) }
+}
+
+/// The layout of a tile that has one.
+fn layout(value: Val) -> LinearLayout {
+    layout_of(type_of(value)).expect("checked to have a layout")
+}
+
+fn expect(value: &'static str, found: &LinearLayout, expected: &LinearLayout) -> Result<(), Rule> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(Rule::Mismatch { value, found: format!("{found:?}"), expected: format!("{expected:?}") })
+}
+
+/// Accesses to global memory are of these widths, those of asynchronous copies of the last three.
+const WIDTHS: [usize; 5] = [1, 2, 4, 8, 16];
+
+fn width(found: usize, expected: &'static [usize]) -> Result<(), Rule> {
+    if expected.contains(&found) { Ok(()) } else { Err(Rule::Width { found, expected }) }
+}
+
+fn types(fit: bool, what: &'static str) -> Result<(), Rule> {
+    if fit { Ok(()) } else { Err(Rule::Types(what)) }
+}
+
+/// The matrix that a shared-memory operand is.
+fn matrix(smem: Val, transposed: bool) -> Option<[usize; 2]> {
+    let Smem { layout, .. } = Smem::of(type_of(smem))?;
+    Some(if transposed { [layout.cols, layout.rows] } else { [layout.rows, layout.cols] })
+}
+
+fn check(op: Op) -> Result<(), Rule> {
+    let name = name_of(op);
+    if name.starts_with("tile.") {
+        let known = matches!(name.as_str(), "tile.program_id" | "tile.num_programs" | "tile.dim" | "tile.cast");
+        return if known { same_layouts(op) } else { Err(Rule::Foreign) };
+    }
+    if !name.starts_with("tgpu.") {
+        let elementwise = (name.starts_with("arith.") || name.starts_with("math.")) && op.result_count() == 1;
+        return if elementwise { same_layouts(op) } else { Ok(()) };
+    }
+    let gpu_op = GpuOp::of(op).ok_or(Rule::Attributes)?;
+    let result = results_of(op).first().copied();
+    let shape = |value: Val| shape_of(type_of(value)).unwrap_or_default();
+    let dtype = |value: Val| dtype_of(type_of(value));
+    let Some(result) = result else {
+        return match gpu_op {
+            GpuOp::AsyncCopy { view, smem, tile_shape, vec_bytes, .. } => {
+                width(vec_bytes, &WIDTHS[2..])?;
+                let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
+                let cols = tile_shape.last().copied().unwrap_or(1);
+                let rows = tile_shape.iter().product::<usize>() / cols;
+                let fit = (smem.layout.rows, smem.layout.cols) == (rows, cols)
+                    && view_of(type_of(view)).is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
+                types(fit, "view, tile and shared memory")
+            }
+            GpuOp::LocalStore { tile, smem, .. } => {
+                let fit = matrix(smem, false).is_some_and(|m| m[..] == shape(tile)[..])
+                    && Smem::of(type_of(smem)).map(|s| s.dtype) == dtype(tile);
+                types(fit, "tile and shared memory")
+            }
+            GpuOp::GlobalStore { view, tile, vec_bytes, .. } => {
+                width(vec_bytes, &WIDTHS)?;
+                let fit = view_of(type_of(view)).is_some_and(|v| v.rank == shape(tile).len());
+                types(fit, "view and tile")
+            }
+            GpuOp::Scatter { .. } => same_layouts(op),
+            _ => Ok(()),
+        };
+    };
+    match gpu_op {
+        GpuOp::LocalLoad { smem, transposed, .. } => {
+            let fit = matrix(smem, transposed).is_some_and(|m| m[..] == shape(result)[..])
+                && Smem::of(type_of(smem)).map(|s| s.dtype) == dtype(result);
+            types(fit, "shared memory and tile")
+        }
+        GpuOp::GlobalLoad { view, vec_bytes, .. } => {
+            width(vec_bytes, &WIDTHS)?;
+            let fit = view_of(type_of(view)).is_some_and(|v| v.rank == shape(result).len());
+            types(fit, "view and tile")
+        }
+        GpuOp::Gather { .. } => same_layouts(op),
+        GpuOp::ConvertLayout { tile, .. } => {
+            types(shape(tile) == shape(result) && dtype(tile) == dtype(result), "operand and result")
+        }
+        GpuOp::MmaSync { lhs, rhs, acc, warps } => {
+            let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
+            expect("the accumulator", &layout(acc), &mma::acc(m, n, warps))?;
+            let read = |operand| match operand {
+                MmaOperand::Registers(tile) => shape(tile).try_into().ok().zip(dtype(tile)),
+                MmaOperand::Shared { smem, transposed, .. } => {
+                    matrix(smem, transposed).zip(Smem::of(type_of(smem)).map(|s| s.dtype))
+                }
+            };
+            let (Some(([lhs_m, k], element)), Some(([rhs_k, rhs_n], other))) = (read(lhs), read(rhs)) else {
+                return Err(Rule::Types("operands"));
+            };
+            types(lhs_m == m && rhs_n == n && k == rhs_k && element == other, "operands and accumulator")?;
+            types(mma::depth(element).is_some(), "dtype and instruction")?;
+            if let MmaOperand::Registers(tile) = lhs {
+                expect("the lhs", &layout(tile), &mma::lhs(m, k, warps, element))?;
+            }
+            if let MmaOperand::Registers(tile) = rhs {
+                expect("the rhs", &layout(tile), &mma::rhs(k, n, warps, element))?;
+            }
+            Ok(())
+        }
+        GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
+        GpuOp::Broadcast { tile } => match layout(result).registers_from(&layout(tile)) {
+            Some(_) => Ok(()),
+            None => Err(Rule::Mismatch {
+                value: "the result",
+                found: format!("{:?}", layout(result)),
+                expected: format!("one within the threads of {:?}", layout(tile)),
+            }),
+        },
+        GpuOp::Reshape { tile } => expect("the result", &layout(result), &layout(tile).reshape(&shape(result))),
+        GpuOp::Transpose { tile, perm } => expect("the result", &layout(result), &layout(tile).transpose(&perm)),
+        _ => Ok(()),
+    }
+}
+
+/// All tiles of the operation have one layout.
+fn same_layouts(op: Op) -> Result<(), Rule> {
+    let mut tiles = op.operands().chain(results_of(op)).filter(|v| is_tile(type_of(*v)));
+    let Some(first) = tiles.next().map(layout) else { return Ok(()) };
+    tiles.try_for_each(|tile| expect("an operand or result", &layout(tile), &first))
+}
