@@ -1,0 +1,35 @@
+//! DGX Spark: as `sm_120a`, another binary.
+
+use super::{Features, Limits, Target};
+
+/// The target.
+pub(super) static TARGET: Target = Target {
+    name: "sm_121a",
+    part: "sm_121",
+    compute_capability: (12, 1),
+    ptx_version: (8, 8),
+    limits: Limits {
+        smem_per_cta_bytes: 101_376,
+        smem_per_sm_bytes: 100 * 1024,
+        smem_reserved_per_cta_bytes: 1024,
+        tmem_bytes: 0,
+        registers_per_sm: 65_536,
+        registers_per_thread: 255,
+        register_allocation_unit: 256,
+        threads_per_sm: 1536,
+        threads_per_cta: 1024,
+        ctas_per_sm: 24,
+        ctas_per_cluster: 1,
+    },
+    features: Features {
+        tma: true,
+        wgmma: false,
+        tcgen05: false,
+        fp8_cvt: true,
+        fp4_cvt: true,
+        fp8_mma_sync: true,
+        block_scaled_mma: true,
+        setmaxnreg: true,
+        multicast: false,
+    },
+};
