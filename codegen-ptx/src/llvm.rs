@@ -136,10 +136,7 @@ impl LlvmModule {
         // SAFETY: the context outlives the module; both are disposed of in `drop`.
         unsafe {
             let context = LLVMContextCreate();
-            let raw = mlir_sys::mlirTranslateModuleToLLVMIR(
-                module.as_operation().to_raw(),
-                context.cast(),
-            );
+            let raw = mlir_sys::mlirTranslateModuleToLLVMIR(module.as_operation().to_raw(), context.cast());
             if raw.is_null() {
                 LLVMContextDispose(context);
                 return Err(LlvmError::Translate);

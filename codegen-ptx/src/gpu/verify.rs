@@ -7,7 +7,9 @@ use melior::ir::operation::OperationLike;
 use std::fmt;
 use tile_ir::Module;
 use tile_ir::context::Place;
-use tile_ir::types::{Op, Val, dtype_of, is_tile, name_of, nested_ops, results_of, shape_of, type_of, view_of};
+use tile_ir::types::{
+    Op, Val, dtype_of, is_tile, name_of, nested_ops, results_of, shape_of, type_of, view_of,
+};
 
 /// A rule that an operation breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -131,7 +133,8 @@ fn matrix(smem: Val, transposed: bool) -> Option<[usize; 2]> {
 fn check(op: Op) -> Result<(), Rule> {
     let name = name_of(op);
     if name.starts_with("tile.") {
-        let known = matches!(name.as_str(), "tile.program_id" | "tile.num_programs" | "tile.dim" | "tile.cast");
+        let known =
+            matches!(name.as_str(), "tile.program_id" | "tile.num_programs" | "tile.dim" | "tile.cast");
         return if known { same_layouts(op) } else { Err(Rule::Foreign) };
     }
     if !name.starts_with("tgpu.") {
@@ -150,7 +153,8 @@ fn check(op: Op) -> Result<(), Rule> {
                 let cols = tile_shape.last().copied().unwrap_or(1);
                 let rows = tile_shape.iter().product::<usize>() / cols;
                 let fit = (smem.layout.rows, smem.layout.cols) == (rows, cols)
-                    && view_of(type_of(view)).is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
+                    && view_of(type_of(view))
+                        .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, tile and shared memory")
             }
             GpuOp::LocalStore { tile, smem, .. } => {
@@ -213,8 +217,12 @@ fn check(op: Op) -> Result<(), Rule> {
                 expected: format!("one within the threads of {:?}", layout(tile)),
             }),
         },
-        GpuOp::Reshape { tile } => expect("the result", &layout(result), &layout(tile).reshape(&shape(result))),
-        GpuOp::Transpose { tile, perm } => expect("the result", &layout(result), &layout(tile).transpose(&perm)),
+        GpuOp::Reshape { tile } => {
+            expect("the result", &layout(result), &layout(tile).reshape(&shape(result)))
+        }
+        GpuOp::Transpose { tile, perm } => {
+            expect("the result", &layout(result), &layout(tile).transpose(&perm))
+        }
         _ => Ok(()),
     }
 }

@@ -31,13 +31,22 @@ struct Ran {
     remarks: Vec<String>,
 }
 
-fn run_in<'c>(context: &'c TileContext, passes: &[Pass], kernel: &str, settings: &Settings) -> Result<(Module<'c>, Vec<String>), PassError> {
+fn run_in<'c>(
+    context: &'c TileContext,
+    passes: &[Pass],
+    kernel: &str,
+    settings: &Settings,
+) -> Result<(Module<'c>, Vec<String>), PassError> {
     let module = Module::parse(context, kernel).unwrap();
     tile_ir::verify(&module).unwrap();
     let views = args_of(module.entry()).into_iter().filter_map(|a| view_of(type_of(a)));
     let facts = views.map(|view| {
         let bytes = (view.dtype.bits() as usize).div_ceil(8);
-        if settings.aligned { TensorFacts::aligned(view.rank, bytes) } else { TensorFacts::none(view.rank, bytes) }
+        if settings.aligned {
+            TensorFacts::aligned(view.rank, bytes)
+        } else {
+            TensorFacts::none(view.rank, bytes)
+        }
     });
     let mut cx = PassContext {
         target: Target::from_name(settings.target).unwrap(),

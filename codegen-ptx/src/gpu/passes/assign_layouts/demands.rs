@@ -1,8 +1,6 @@
 //! In which layouts each value is wanted, and in which of them its operation makes it.
 
-use super::graph::{
-    Graph, Key, Kind, LoadedOperand, carried, key, loaded_operand, op_key, tile_of,
-};
+use super::graph::{Graph, Key, Kind, LoadedOperand, carried, key, loaded_operand, op_key, tile_of};
 use super::homes::{Homes, Strength, coalesced, elem_bytes, row_major, vec_bytes};
 use super::products::{Product, Products};
 use super::{LayoutId, Layouts, PASS, PassContext};
@@ -233,7 +231,10 @@ impl<'c> Walk<'_, 'c> {
                 self.found.operands.insert(op_key(op), plans);
                 vec![product.acc]
             }
-            TileOp::ProgramId { .. } | TileOp::NumPrograms { .. } | TileOp::Dim { .. } | TileOp::Cast { .. } => {
+            TileOp::ProgramId { .. }
+            | TileOp::NumPrograms { .. }
+            | TileOp::Dim { .. }
+            | TileOp::Cast { .. } => {
                 return;
             }
         };
@@ -244,7 +245,8 @@ impl<'c> Walk<'_, 'c> {
 
     /// The strongest home among tiles of one shape.
     fn common_home(&mut self, tiles: &[Val<'c>]) -> LayoutId {
-        let strongest = tiles.iter().filter_map(|t| self.home(*t)).rev().max_by_key(|(strength, _)| *strength);
+        let strongest =
+            tiles.iter().filter_map(|t| self.home(*t)).rev().max_by_key(|(strength, _)| *strength);
         match strongest {
             Some((_, id)) => id,
             None => self.guess(tiles[0]),
@@ -269,7 +271,8 @@ impl<'c> Walk<'_, 'c> {
         let widest = vec_bytes(self.graph, view, &shape, dtype, self.cx);
         let best = coalesced(self.graph, view, &shape, dtype, self.cx);
         let last = shape.len() - 1;
-        let width = |layout: &LinearLayout| (layout.contiguous_registers(last) * elem_bytes(dtype)).min(widest);
+        let width =
+            |layout: &LinearLayout| (layout.contiguous_registers(last) * elem_bytes(dtype)).min(widest);
         let layout = match self.home(value) {
             Some((_, home)) if width(&self.layouts.get(home)) >= width(&best) => home,
             _ => self.layouts.id(best),
@@ -293,7 +296,13 @@ impl<'c> Walk<'_, 'c> {
 
     /// Plans an operand of a product: loads stay in shared memory, or are read once when they are invariant in
     /// the product's loop and registers suffice; computed tiles are in registers.
-    fn operand(&mut self, op: Op<'c>, product: &Product, operand: Val<'c>, fragment: LayoutId) -> OperandPlan<'c> {
+    fn operand(
+        &mut self,
+        op: Op<'c>,
+        product: &Product,
+        operand: Val<'c>,
+        fragment: LayoutId,
+    ) -> OperandPlan<'c> {
         let (_, dtype) = tile_of(operand);
         let loaded = loaded_operand(self.graph, operand).filter(|_| dtype == product.dtype);
         let Some(loaded) = loaded else {

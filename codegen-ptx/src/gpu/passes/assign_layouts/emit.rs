@@ -14,8 +14,8 @@ use melior::ir::{Block, BlockLike, Region, RegionLike, Type};
 use std::collections::HashMap;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, attr, blocks_of, is_tile, name_of, operands_of, ops_of, results_of,
-    set_attr, type_of,
+    Blk, Op, Val, args_of, attr, blocks_of, is_tile, name_of, operands_of, ops_of, results_of, set_attr,
+    type_of,
 };
 use tile_ir::{Builder, Module, TileContext, TileOp};
 use tile_lang::DType;
@@ -223,9 +223,9 @@ impl<'c> Emitter<'_, 'c> {
                 let (value, mask) = (self.value(*value, id), mask.map(|m| self.value(m, id)));
                 b.scatter_tile(self.scalars[&key(*view)], &index, value, mask);
             }
-            TileOp::Splat { scalar } => self.make(b, op, |this, _, ty| {
-                b.value("tgpu.splat", &[this.scalars[&key(*scalar)]], ty, &[])
-            }),
+            TileOp::Splat { scalar } => {
+                self.make(b, op, |this, _, ty| b.value("tgpu.splat", &[this.scalars[&key(*scalar)]], ty, &[]))
+            }
             TileOp::Iota => self.make(b, op, |_, _, ty| b.value("tgpu.iota", &[], ty, &[])),
             TileOp::Broadcast { tile } => self.make(b, op, |this, id, ty| {
                 let before = before_broadcast(&this.layouts.get(id), &tile_of(*tile).0);
@@ -254,7 +254,10 @@ impl<'c> Emitter<'_, 'c> {
                 let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
                 b.mma_sync(lhs, rhs, this.value(*acc, id), product.warps)
             }),
-            TileOp::ProgramId { .. } | TileOp::NumPrograms { .. } | TileOp::Dim { .. } | TileOp::Cast { .. } => {
+            TileOp::ProgramId { .. }
+            | TileOp::NumPrograms { .. }
+            | TileOp::Dim { .. }
+            | TileOp::Cast { .. } => {
                 unreachable!("an operation on scalars or elements")
             }
         }
@@ -304,7 +307,9 @@ impl<'c> Emitter<'_, 'c> {
             b.wait(0);
         } else {
             let bits = dtype.bits();
-            let message = format!("a copy to shared memory through registers: {width}-byte accesses of {bits}-bit elements");
+            let message = format!(
+                "a copy to shared memory through registers: {width}-byte accesses of {bits}-bit elements"
+            );
             self.cx.remark(PASS, Place::of(op.location()), message);
             let layout = coalesced(self.graph, old_view, &shape, dtype, self.cx);
             let tile = b.global_load(view, index, width, &layout);
@@ -327,7 +332,9 @@ impl<'c> Emitter<'_, 'c> {
     fn constant(&mut self, b: &Builder<'c>, op: Op<'c>) {
         let value = attr(op, "value").expect("a constant has a value");
         let dense = DenseElementsAttribute::try_from(value).expect("a constant tile is dense");
-        self.make(b, op, |_, _, ty| b.value("arith.constant", &[], ty, &[("value", dense.reshape(ty).into())]));
+        self.make(b, op, |_, _, ty| {
+            b.value("arith.constant", &[], ty, &[("value", dense.reshape(ty).into())])
+        });
     }
 
     /// A value as a loop or branch passes it on for `variable`, one of its results or block arguments.

@@ -2,16 +2,16 @@
 
 use super::PassError;
 use crate::layout::LinearLayout;
+use melior::ir::ValueLike;
+use melior::ir::operation::OperationLike;
 use std::collections::HashMap;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, is_tile, name_of, operands_of, ops_of, results_of,
-    shape_of, type_of, view_of,
+    Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, is_tile, name_of, operands_of, ops_of,
+    results_of, shape_of, type_of, view_of,
 };
 use tile_ir::{Module, TileOp};
 use tile_lang::DType;
-use melior::ir::ValueLike;
-use melior::ir::operation::OperationLike;
 
 /// A value by address.
 pub(super) type Key = usize;
@@ -101,8 +101,7 @@ impl<'c> Graph<'c> {
     pub fn of(module: &Module<'c>) -> Result<Graph<'c>, PassError> {
         let entry = module.entry();
         let views = args_of(entry).into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
-        let mut graph =
-            Graph { ops: Vec::new(), kinds: HashMap::new(), uses: HashMap::new(), views, entry };
+        let mut graph = Graph { ops: Vec::new(), kinds: HashMap::new(), uses: HashMap::new(), views, entry };
         graph.visit(entry, 0)?;
         Ok(graph)
     }

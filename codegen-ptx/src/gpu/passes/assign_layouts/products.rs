@@ -3,12 +3,12 @@
 use super::graph::{Graph, Key, Kind, carried, key, op_key, tile_of};
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::layout::mma;
+use melior::ir::operation::OperationLike;
 use std::collections::{HashMap, HashSet};
 use tile_ir::TileOp;
 use tile_ir::context::Place;
 use tile_ir::types::{Val, is_tile, results_of, type_of};
 use tile_lang::DType;
-use melior::ir::operation::OperationLike;
 
 /// One product.
 #[derive(Clone, Copy, Debug)]
@@ -29,12 +29,17 @@ pub(super) struct Product {
 pub(super) type Products = HashMap<Key, Product>;
 
 /// Plans every product of the kernel.
-pub(super) fn plan(graph: &Graph, cx: &mut PassContext, layouts: &mut Layouts) -> Result<Products, PassError> {
+pub(super) fn plan(
+    graph: &Graph,
+    cx: &mut PassContext,
+    layouts: &mut Layouts,
+) -> Result<Products, PassError> {
     let mut found = Vec::new();
     for (op, kind, _) in &graph.ops {
         let Kind::Tile(TileOp::Mma { lhs, rhs, acc }) = kind else { continue };
         let place = Place::of(op.location());
-        let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) = (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
+        let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) =
+            (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
         debug_assert_eq!(rhs_shape[0], lhs_shape[1]);
         let dtype = match dtype {
             DType::F8E4M3FN if !cx.target.has_fp8_mma_sync() => DType::F16,
@@ -54,11 +59,7 @@ pub(super) fn plan(graph: &Graph, cx: &mut PassContext, layouts: &mut Layouts) -
         let warps = if rows { split_rows(m, cx.num_warps) } else { split_evenly(m, n, cx.num_warps) };
         let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
         let [warps_m, warps_n] = warps;
-        cx.remark(
-            PASS,
-            place,
-            format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"),
-        );
+        cx.remark(PASS, place, format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"));
         let product = Product {
             warps,
             dtype,
