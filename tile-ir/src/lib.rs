@@ -4,6 +4,7 @@
 //! the rules that the dialect definition cannot state, [`interpret`] runs it on the CPU.
 
 pub mod context;
+pub mod interpret;
 pub mod lower_ast;
 pub mod module;
 pub mod numeric;

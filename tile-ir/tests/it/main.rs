@@ -2,5 +2,6 @@
 
 mod dialect;
 mod filetests;
+mod interpret;
 mod lower;
 mod programs;
