@@ -9,6 +9,7 @@ pub mod ast;
 pub mod config;
 pub mod diag;
 pub mod dim;
+pub mod disjoint;
 pub mod dtype;
 mod nearest;
 #[cfg(feature = "parse")]
