@@ -63,6 +63,15 @@ pub fn round(dtype: DType, value: f32) -> f32 {
     }
 }
 
+/// The nearest value of f32, f16 or bf16, rounded once from an integer.
+pub fn from_int(dtype: DType, value: f64) -> f32 {
+    match dtype {
+        DType::F16 => f16::from_f64(value).to_f32(),
+        DType::BF16 => bf16::from_f64(value).to_f32(),
+        _ => value as f32,
+    }
+}
+
 /// The bits of a value of f8E4M3FN, rounded.
 pub fn f8_to_bits(value: f32) -> u8 {
     let rounded = round(DType::F8E4M3FN, value);

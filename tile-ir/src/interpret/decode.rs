@@ -91,7 +91,7 @@ pub(super) enum Kind {
     },
     Unary(Unary, DType),
     Binary(Binary, DType),
-    Compare(Compare, DType),
+    Compare(Compare),
     Convert(Convert, DType),
     Fma(DType),
     Select,
@@ -184,7 +184,7 @@ impl Decoder {
         } else if let Some(binary) = Binary::of(&name) {
             Ok(Kind::Binary(binary, dtype))
         } else if let Some(compare) = Compare::of(&name, predicate) {
-            Ok(Kind::Compare(compare, from))
+            Ok(Kind::Compare(compare))
         } else if let Some(convert) = Convert::of(&name, from, dtype) {
             Ok(Kind::Convert(convert, dtype))
         } else {

@@ -1,7 +1,7 @@
 //! Operations that treat elements alike, on scalars and tiles.
 
 use super::value::{Data, Value};
-use crate::numeric::round;
+use crate::numeric::{from_int, round};
 use std::rc::Rc;
 use tile_lang::DType;
 
@@ -212,8 +212,14 @@ impl Convert {
             (Convert::FloatToInt, value) => {
                 Value::tile(Data::Int(value.data().floats().iter().map(|x| *x as i32).collect()))
             }
-            (Convert::IntToFloat, Value::Int(x)) => Value::Float(round(to, x as f32)),
-            (Convert::UnsignedToFloat, Value::Int(x)) => Value::Float(round(to, x as u64 as f32)),
+            (Convert::IntToFloat, Value::Int(x)) => Value::Float(match to {
+                DType::F32 => x as f32,
+                _ => from_int(to, x as f64),
+            }),
+            (Convert::UnsignedToFloat, Value::Int(x)) => Value::Float(match to {
+                DType::F32 => x as u64 as f32,
+                _ => from_int(to, x as u64 as f64),
+            }),
             (Convert::Int, Value::Int(x)) => Value::Int(wrap(to, x)),
             (Convert::Int, value) => Value::tile(Data::Int(match value.into_data() {
                 Data::Bool(values) => values.into_iter().map(i32::from).collect(),
@@ -222,7 +228,7 @@ impl Convert {
             (Convert::IntToFloat | Convert::UnsignedToFloat, value) => {
                 Value::tile(Data::Float(match value.data() {
                     Data::Bool(values) => values.iter().map(|x| f32::from(u8::from(*x))).collect(),
-                    other => other.ints().iter().map(|x| round(to, *x as f32)).collect(),
+                    other => other.ints().iter().map(|x| from_int(to, f64::from(*x))).collect(),
                 }))
             }
         }

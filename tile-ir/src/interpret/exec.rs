@@ -203,7 +203,7 @@ impl Machine<'_> {
                 let (a, b) = (next(), next());
                 elementwise::binary(*op, *dtype, a, b).map_err(divides)?
             }
-            Kind::Compare(op, _) => {
+            Kind::Compare(op) => {
                 let (a, b) = (next(), next());
                 op.apply(&a, &b)
             }
@@ -221,34 +221,47 @@ impl Machine<'_> {
     }
 }
 
-/// Folds along an axis, in its order.
-fn reduce(data: &Data, shape: &[usize], axis: usize, kind: ReduceKind, dtype: DType) -> Data {
-    fn fold<T: Copy>(values: &[T], shape: &[usize], axis: usize, f: impl Fn(T, T) -> T) -> Vec<T> {
-        let inner: usize = shape[axis + 1..].iter().product();
-        let mut out = Vec::with_capacity(values.len() / shape[axis]);
-        for rows in values.chunks_exact(shape[axis] * inner) {
-            let start = out.len();
-            out.extend_from_slice(&rows[..inner]);
-            for row in rows[inner..].chunks_exact(inner) {
-                out[start..].iter_mut().zip(row).for_each(|(a, x)| *a = f(*a, *x));
+/// Partial results of a row, as many as the eager device keeps, so that sums round alike.
+const LANES: usize = 8;
+
+/// Folds along an axis: the innermost in interleaved lanes that are joined at the end, others in order.
+fn fold<T: Copy>(values: &[T], shape: &[usize], axis: usize, start: T, f: impl Fn(T, T) -> T) -> Vec<T> {
+    let inner: usize = shape[axis + 1..].iter().product();
+    let len = shape[axis];
+    if inner == 1 {
+        let row = |row: &[T]| {
+            let mut lanes = [start; LANES];
+            for chunk in row.chunks(LANES) {
+                lanes.iter_mut().zip(chunk).for_each(|(lane, x)| *lane = f(*lane, *x));
             }
-        }
-        out
+            lanes.into_iter().reduce(&f).expect("there are lanes")
+        };
+        return values.chunks_exact(len).map(row).collect();
     }
+    let mut out = vec![start; values.len() / len];
+    for (rows, out) in values.chunks_exact(len * inner).zip(out.chunks_exact_mut(inner)) {
+        for row in rows.chunks_exact(inner) {
+            out.iter_mut().zip(row).for_each(|(a, x)| *a = f(*a, *x));
+        }
+    }
+    out
+}
+
+fn reduce(data: &Data, shape: &[usize], axis: usize, kind: ReduceKind, dtype: DType) -> Data {
     match data {
         Data::Float(values) => Data::Float(match kind {
             ReduceKind::Sum => {
-                let mut sums = fold(values, shape, axis, |a, x| a + x);
+                let mut sums = fold(values, shape, axis, 0.0, |a, x| a + x);
                 sums.iter_mut().for_each(|s| *s = round(dtype, *s));
                 sums
             }
-            ReduceKind::Max => fold(values, shape, axis, maximum),
-            ReduceKind::Min => fold(values, shape, axis, minimum),
+            ReduceKind::Max => fold(values, shape, axis, f32::NEG_INFINITY, maximum),
+            ReduceKind::Min => fold(values, shape, axis, f32::INFINITY, minimum),
         }),
         other => Data::Int(match kind {
-            ReduceKind::Sum => fold(other.ints(), shape, axis, i32::wrapping_add),
-            ReduceKind::Max => fold(other.ints(), shape, axis, i32::max),
-            ReduceKind::Min => fold(other.ints(), shape, axis, i32::min),
+            ReduceKind::Sum => fold(other.ints(), shape, axis, 0, i32::wrapping_add),
+            ReduceKind::Max => fold(other.ints(), shape, axis, i32::MIN, i32::max),
+            ReduceKind::Min => fold(other.ints(), shape, axis, i32::MAX, i32::min),
         }),
     }
 }

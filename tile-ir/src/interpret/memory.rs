@@ -105,14 +105,14 @@ pub(super) struct Memory {
 enum Words {
     Bytes(Vec<AtomicU8>),
     Halves(Vec<AtomicU16>),
-    Words(Vec<AtomicU32>),
+    Singles(Vec<AtomicU32>),
 }
 
 impl Memory {
     pub(super) fn new(tensor: &HostTensor) -> Memory {
         let bytes = &tensor.data;
         let words = match tensor.dtype.bits() {
-            32 => Words::Words(
+            32 => Words::Singles(
                 bytes
                     .chunks_exact(4)
                     .map(|b| AtomicU32::new(u32::from_le_bytes([b[0], b[1], b[2], b[3]])))
@@ -130,7 +130,7 @@ impl Memory {
         match self.words {
             Words::Bytes(words) => words.into_iter().map(AtomicU8::into_inner).collect(),
             Words::Halves(words) => words.into_iter().flat_map(|w| w.into_inner().to_le_bytes()).collect(),
-            Words::Words(words) => words.into_iter().flat_map(|w| w.into_inner().to_le_bytes()).collect(),
+            Words::Singles(words) => words.into_iter().flat_map(|w| w.into_inner().to_le_bytes()).collect(),
         }
     }
 
@@ -150,7 +150,7 @@ impl Memory {
 
     fn word(&self, at: usize) -> u32 {
         match &self.words {
-            Words::Words(words) => words[at].load(Relaxed),
+            Words::Singles(words) => words[at].load(Relaxed),
             _ => unreachable!("a dtype of four bytes"),
         }
     }
@@ -176,7 +176,7 @@ impl Memory {
 
     fn write_float(&self, at: usize, value: f32) {
         match (&self.words, self.dtype) {
-            (Words::Words(words), _) => words[at].store(value.to_bits(), Relaxed),
+            (Words::Singles(words), _) => words[at].store(value.to_bits(), Relaxed),
             (Words::Halves(words), DType::F16) => words[at].store(f16::from_f32(value).to_bits(), Relaxed),
             (Words::Halves(words), _) => words[at].store(bf16::from_f32(value).to_bits(), Relaxed),
             (Words::Bytes(words), DType::F8E4M3FN) => words[at].store(numeric::f8_to_bits(value), Relaxed),
@@ -191,7 +191,7 @@ impl Memory {
     }
 
     fn write_int(&self, at: usize, value: i32) {
-        if let Words::Words(words) = &self.words {
+        if let Words::Singles(words) = &self.words {
             words[at].store(value as u32, Relaxed);
         }
     }

@@ -1,7 +1,6 @@
 //! The values that slots hold.
 
 use std::rc::Rc;
-use tile_lang::DType;
 
 /// The elements of a tile in row-major order; every float dtype's as f32.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +26,6 @@ pub(super) enum Value {
 impl Value {
     pub(super) fn tile(data: Data) -> Value {
         Value::Tile(Rc::new(data))
-    }
-
-    pub(super) fn float(&self) -> f32 {
-        match self {
-            Value::Float(value) => *value,
-            other => unreachable!("{other:?} is not a float"),
-        }
     }
 
     pub(super) fn int(&self) -> i64 {
@@ -85,15 +77,6 @@ impl Data {
         match self {
             Data::Bool(values) => values,
             other => unreachable!("{other:?} are not bools"),
-        }
-    }
-
-    /// `len` zeros of a dtype.
-    pub(super) fn zeros(dtype: DType, len: usize) -> Data {
-        match dtype {
-            DType::Bool => Data::Bool(vec![false; len]),
-            dtype if dtype.is_float() => Data::Float(vec![0.0; len]),
-            _ => Data::Int(vec![0; len]),
         }
     }
 

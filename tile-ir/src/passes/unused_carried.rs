@@ -13,26 +13,25 @@ use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, ValueLike};
 use std::collections::HashSet;
 
-/// Passes on what each `scf.for` carries for itself alone; true when there was any.
-pub(super) fn pass_on_unused(module: &Module) -> bool {
-    let loops = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for");
-    loops.fold(false, |changed, op| pass_on_unused_of(op) || changed)
+/// Passes on what each `scf.for` carries for itself alone.
+pub(super) fn pass_on_unused(module: &Module) {
+    nested_ops(module.function())
+        .into_iter()
+        .filter(|op| name_of(*op) == "scf.for")
+        .for_each(pass_on_unused_of);
 }
 
-fn pass_on_unused_of(loop_op: Op) -> bool {
+fn pass_on_unused_of(loop_op: Op) {
     let body = blocks_of(loop_op)[0];
-    let Some(end) = body.terminator() else { return false };
+    let Some(end) = body.terminator() else { return };
     let (args, next) = (args_of(body), operands_of(end));
     let live = live_carried(loop_op, body, &args[1..], &next);
-    let mut changed = false;
     for (i, (arg, value)) in args[1..].iter().zip(&next).enumerate() {
         if !live[i] && arg != value {
             // SAFETY: the terminator and the argument are live; both have the carried value's type.
             unsafe { mlir_sys::mlirOperationSetOperand(end.to_raw(), i as isize, arg.to_raw()) };
-            changed = true;
         }
     }
-    changed
 }
 
 /// Which carried values anything but themselves uses.

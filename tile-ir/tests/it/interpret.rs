@@ -46,9 +46,8 @@ fn check_matmul(dtype: DType, [m, n, k]: [usize; 3], tile: [usize; 3]) {
     let mut random = Random(42);
     let (a, b) = (random.tensor(dtype, &[m, k]), random.tensor(dtype, &[n, k]));
     let (af, bf) = (a.to_f64(), b.to_f64());
-    let reference: Vec<f64> = (0..m * n)
-        .map(|at| (0..k).map(|i| af[at / n * k + i] * bf[at % n * k + i]).sum())
-        .collect();
+    let reference: Vec<f64> =
+        (0..m * n).map(|at| (0..k).map(|i| af[at / n * k + i] * bf[at % n * k + i]).sum()).collect();
     let grid = [m.div_ceil(tile[0]), n.div_ceil(tile[1]), 1];
     let results = with_context(|context| {
         let mut module = lower_program(&matmul(dtype, tile), &[TensorFacts::ALIGNED; 3], context).unwrap();
@@ -61,7 +60,13 @@ fn check_matmul(dtype: DType, [m, n, k]: [usize; 3], tile: [usize; 3]) {
     assert!(error < tolerance(dtype), "{dtype} {m}x{n}x{k}: relative error {error}");
 }
 
-fn run_matmul(module: &Module, a: &HostTensor, b: &HostTensor, shape: &[usize], grid: [usize; 3]) -> HostTensor {
+fn run_matmul(
+    module: &Module,
+    a: &HostTensor,
+    b: &HostTensor,
+    shape: &[usize],
+    grid: [usize; 3],
+) -> HostTensor {
     let (mut a, mut b, mut c) = (a.clone(), b.clone(), HostTensor::zeros(a.dtype, shape));
     let mut args = [Arg::Tensor(&mut a), Arg::Tensor(&mut b), Arg::Tensor(&mut c)];
     Interpreter::new(module).unwrap().run(&mut args, grid).unwrap();
@@ -165,7 +170,8 @@ fn extrema_propagate_nan_and_order_zeros() {
     let max = run_on_8(&format!("{reversed} %y = arith.maximumf %x, %r : tensor<8xf32>"), input);
     assert!(max[3].is_nan() && max[4].is_nan());
     assert_eq!((&max[..3], &max[5..]), (&[4.0, 5.0, 1.0][..], &[1.0, 5.0, 4.0][..]));
-    let reduce = "%m = \"tile.reduce\"(%x) {axis = 0 : i64, kind = \"min\"} : (tensor<8xf32>) -> tensor<1xf32>
+    let reduce =
+        "%m = \"tile.reduce\"(%x) {axis = 0 : i64, kind = \"min\"} : (tensor<8xf32>) -> tensor<1xf32>
         %y = \"tile.broadcast\"(%m) : (tensor<1xf32>) -> tensor<8xf32>";
     assert!(run_on_8(reduce, input)[0].is_nan());
     let zeros = run_on_8(reduce, [0.0, -0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
@@ -175,7 +181,9 @@ fn extrema_propagate_nan_and_order_zeros() {
 /// Blocks and elements outside a strided tensor read as zero and are not written.
 #[test]
 fn edges_of_strided_tensors() {
-    for dtype in [DType::F32, DType::F16, DType::BF16, DType::I32, DType::F8E4M3FN, DType::F4E2M1FN, DType::Bool] {
+    for dtype in
+        [DType::F32, DType::F16, DType::BF16, DType::I32, DType::F8E4M3FN, DType::F4E2M1FN, DType::Bool]
+    {
         let element = if dtype == DType::Bool { "i1" } else { dtype.name() };
         let text = format!(
             "func.func @copy(%a: !tile.view<2 : i64, {element}>, %b: !tile.view<2 : i64, {element}>) {{

@@ -5,3 +5,4 @@ mod filetests;
 mod interpret;
 mod lower;
 mod programs;
+mod random;
