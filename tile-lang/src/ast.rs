@@ -283,6 +283,8 @@ pub enum GenericArg {
     DType(DTypeExpr),
     /// A const expression: a literal, a const parameter, or a braced expression.
     Const(Expr),
+    /// `_`, for a dtype that a helper's arguments show.
+    Infer,
 }
 
 /// Binary operators; `And`, `Or`, `Xor` are bitwise on integers and logical on bools.

@@ -54,7 +54,8 @@ pub fn candidates(kernel: &Function, fixed: &IndexMap<String, i64>) -> Result<Ve
 /// What [`candidates`] reports, and constraints that no candidate meets.
 pub fn default_config(kernel: &Function, fixed: &IndexMap<String, i64>) -> Result<Config, Vec<Diagnostic>> {
     candidates(kernel, fixed)?.into_iter().next().ok_or_else(|| {
-        let message = format!("no configuration in the tuning space of {} meets its constraints", kernel.name);
+        let message =
+            format!("no configuration in the tuning space of {} meets its constraints", kernel.name);
         vec![Diagnostic::new(kernel.span, message)]
     })
 }

@@ -319,3 +319,86 @@ pub enum ExprKind {
         mask: Option<Box<Expr>>,
     },
 }
+
+impl Expr {
+    /// The operands, in order of evaluation.
+    pub fn children(&self) -> Vec<&Expr> {
+        use ExprKind as K;
+        match &self.kind {
+            K::Float(_)
+            | K::Int(_)
+            | K::Const(_)
+            | K::Var(_)
+            | K::Param(_)
+            | K::ProgramId(_)
+            | K::NumPrograms(_)
+            | K::TensorDim(..)
+            | K::Iota => Vec::new(),
+            K::Binary(_, a, b) | K::MinMax(_, a, b) => vec![a, b],
+            K::Unary(_, a)
+            | K::Math(_, a)
+            | K::Cast(a)
+            | K::Full(a)
+            | K::Reshape(a)
+            | K::Broadcast(a)
+            | K::Transpose(a, _)
+            | K::Reduce(_, a, _) => vec![a],
+            K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
+            K::Load { index, .. } => index.iter().collect(),
+            K::Gather { index, mask, .. } => index.iter().chain(mask.as_deref()).collect(),
+        }
+    }
+
+    /// The operands, in order of evaluation.
+    pub fn children_mut(&mut self) -> Vec<&mut Expr> {
+        use ExprKind as K;
+        match &mut self.kind {
+            K::Float(_)
+            | K::Int(_)
+            | K::Const(_)
+            | K::Var(_)
+            | K::Param(_)
+            | K::ProgramId(_)
+            | K::NumPrograms(_)
+            | K::TensorDim(..)
+            | K::Iota => Vec::new(),
+            K::Binary(_, a, b) | K::MinMax(_, a, b) => vec![a, b],
+            K::Unary(_, a)
+            | K::Math(_, a)
+            | K::Cast(a)
+            | K::Full(a)
+            | K::Reshape(a)
+            | K::Broadcast(a)
+            | K::Transpose(a, _)
+            | K::Reduce(_, a, _) => vec![a],
+            K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
+            K::Load { index, .. } => index.iter_mut().collect(),
+            K::Gather { index, mask, .. } => index.iter_mut().chain(mask.as_deref_mut()).collect(),
+        }
+    }
+}
+
+impl Stmt {
+    /// The expressions of the statement itself, without those of nested blocks.
+    pub fn exprs_mut(&mut self) -> Vec<&mut Expr> {
+        match self {
+            Stmt::Let { value, .. } | Stmt::Assign { value, .. } => vec![value],
+            Stmt::For { lo, hi, step, .. } => vec![lo, hi, step],
+            Stmt::While { cond, .. } | Stmt::If { cond, .. } => vec![cond],
+            Stmt::Store { index, value, .. } => index.iter_mut().chain([value]).collect(),
+            Stmt::Scatter { index, value, mask, .. } => {
+                index.iter_mut().chain([value]).chain(mask.as_mut()).collect()
+            }
+        }
+    }
+
+    /// The nested blocks, in order.
+    pub fn blocks_mut(&mut self) -> Vec<&mut Vec<Stmt>> {
+        match self {
+            Stmt::For { body, .. } => vec![body],
+            Stmt::While { before, body, .. } => vec![before, body],
+            Stmt::If { then, otherwise, .. } => vec![then, otherwise],
+            _ => Vec::new(),
+        }
+    }
+}

@@ -505,12 +505,11 @@ impl Parser {
                     let kind = ExprKind::Name(ident.to_string());
                     return Some(GenericArg::Const(Expr { kind, span: self.span(ty) }));
                 }
-                let help = match ty {
-                    Type::Infer(_) => "name the dtype: the recorded kernel cannot infer it",
-                    _ => "expected a dtype or a const parameter",
-                };
+                if let Type::Infer(_) = ty {
+                    return Some(GenericArg::Infer);
+                }
                 let found = text(ty);
-                self.error_help(ty, format!("`{found}` cannot be a generic argument here"), help);
+                self.error(ty, format!("`{found}` cannot stand here; expected a dtype or a const parameter"));
                 None
             }
             GenericArgument::Const(Syn::Block(block)) if block.block.stmts.len() == 1 => {

@@ -1,5 +1,7 @@
 //! Tests of the language: parsing, checking, disjointness, tuning spaces.
 
+mod check;
+mod kernels;
 mod parse;
 mod space;
 mod support;

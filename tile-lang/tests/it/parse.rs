@@ -47,7 +47,7 @@ fn unsupported_syntax_is_named() {
         ("let x = f32::INFINTY;", "unknown constant `f32::INFINTY`"),
         ("return;", "`return`"),
         ("let x = &a;", "a reference"),
-        ("let x = zeros::<_>([1]);", "`_` cannot be a generic argument"),
+        ("let x = zeros::<[f32; 2]>([1]);", "cannot stand here; expected a dtype"),
     ];
     for (stmt, expected) in cases {
         let (_, found) = parse_all(&format!("fn f() {{ {stmt} }}")).remove(0);

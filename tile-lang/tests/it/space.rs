@@ -17,11 +17,14 @@ fn fixed(pairs: &[(&str, i64)]) -> IndexMap<String, i64> {
 
 #[test]
 fn candidates_meet_the_constraints_in_axis_order() {
-    let source = kernel("TILE_M in [64, 32], TILE_N in [32, 64], num_warps in [4, 8] where TILE_M * TILE_N <= 2048");
+    let source =
+        kernel("TILE_M in [64, 32], TILE_N in [32, 64], num_warps in [4, 8] where TILE_M * TILE_N <= 2048");
     let kernel = &functions(&source)[0];
     let configs = candidates(kernel, &fixed(&[("CAUSAL", 1)])).expect("a valid space");
-    let found: Vec<_> =
-        configs.iter().map(|c| (c.consts["TILE_M"], c.consts["TILE_N"], c.num_warps, c.consts["CAUSAL"])).collect();
+    let found: Vec<_> = configs
+        .iter()
+        .map(|c| (c.consts["TILE_M"], c.consts["TILE_N"], c.num_warps, c.consts["CAUSAL"]))
+        .collect();
     assert_eq!(
         found,
         [(64, 32, 4, 1), (64, 32, 8, 1), (32, 32, 4, 1), (32, 32, 8, 1), (32, 64, 4, 1), (32, 64, 8, 1)]
@@ -38,7 +41,8 @@ fn default_is_the_first_candidate_that_fits() {
 #[test]
 fn a_problem_overrides_an_axis() {
     let source = kernel("TILE_M in [64, 32], TILE_N in [64]");
-    let configs = candidates(&functions(&source)[0], &fixed(&[("CAUSAL", 0), ("TILE_M", 16)])).expect("valid");
+    let configs =
+        candidates(&functions(&source)[0], &fixed(&[("CAUSAL", 0), ("TILE_M", 16)])).expect("valid");
     assert_eq!(configs.len(), 1);
     assert_eq!(configs[0].consts["TILE_M"], 16);
 }
@@ -53,7 +57,10 @@ fn mistakes_are_reported_at_their_place() {
         "TILE_MM in [64]",
         "1:20: `TILE_MM` is neither a const parameter of k nor a launch option\n  help: did you mean `TILE_M`?",
     );
-    check("num_warps in [4, 3]", "1:20: 3 is no candidate for num_warps; expected a power of two from 1 to 16");
+    check(
+        "num_warps in [4, 3]",
+        "1:20: 3 is no candidate for num_warps; expected a power of two from 1 to 16",
+    );
     check("TILE_M in [64], TILE_M in [32]", "1:36: tuning axis TILE_M is declared twice");
     check(
         "TILE_M in [64] where TILE_M < x",

@@ -2,9 +2,9 @@
 
 use proc_macro2::TokenStream;
 use std::str::FromStr;
-use tile_lang::Diagnostic;
 use tile_lang::ast::{Function, FunctionKind};
 use tile_lang::parse::parse_function;
+use tile_lang::{Bindings, DType, Diagnostic, Library};
 
 /// Reads every function of `source`, with what the parser reported.
 pub fn parse_all(source: &str) -> Vec<(Function, Vec<Diagnostic>)> {
@@ -51,4 +51,32 @@ pub fn render(diagnostics: &[Diagnostic]) -> String {
         })
         .collect();
     lines.join("\n")
+}
+
+/// The last function of `source` with all others as helpers of every function, itself included.
+pub fn library(source: &str) -> Library {
+    let mut list = functions(source);
+    let kernel = list.pop().expect("a function");
+    let mut library = Library::new(kernel);
+    let named: Vec<_> = list
+        .into_iter()
+        .map(|helper| {
+            let name = helper.name.clone();
+            (library.add(0, &name, helper), name)
+        })
+        .collect();
+    for (caller, _) in &named {
+        for (callee, name) in &named {
+            library.link(*caller, name, *callee);
+        }
+    }
+    library
+}
+
+/// Const parameters by name, and `T` where there is one.
+pub fn bind(consts: &[(&str, i64)], dtype: DType) -> Bindings {
+    Bindings {
+        consts: consts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        dtypes: [("T".to_owned(), dtype)].into_iter().collect(),
+    }
 }

@@ -1,0 +1,248 @@
+//! Tensor views: sizes, block loads and stores, gathers and scatters.
+
+use super::Checker;
+use super::shapes::broadcast;
+use super::value::{Ty, Value, shape_text};
+use crate::ast::{Expr, ExprKind as Ast};
+use crate::diag::{Diagnostic, Span};
+use crate::dim::Dim;
+use crate::dtype::DType;
+use crate::typed::{self, ExprKind, ParamId, ParamKind, Stmt, TypedDType};
+
+/// The tensor a method is called on.
+struct View {
+    id: ParamId,
+    name: String,
+    dtype: TypedDType,
+    rank: usize,
+}
+
+impl<'a> Checker<'a> {
+    /// A method of a tensor; its name and number of arguments are right.
+    pub(super) fn tensor_method(&mut self, id: ParamId, name: &str, args: &'a [Expr], span: Span) -> Value {
+        let ParamKind::Tensor { dtype, rank, mutable } = &self.params[id].kind else {
+            return Value::unknown(span);
+        };
+        let mutable = *mutable;
+        let view = View { id, name: self.params[id].name.clone(), dtype: dtype.clone(), rank: *rank };
+        if matches!(name, "store" | "scatter" | "scatter_masked") && !mutable {
+            let message =
+                format!("`{name}` writes to `{}`, which is a Tensor; expected a TensorMut", view.name);
+            let declared = self.params[id].span;
+            self.report(
+                Diagnostic::new(span, message)
+                    .note(declared, format!("`{}` is declared here", view.name))
+                    .help(format!("declare it `{}: TensorMut<..>`", view.name)),
+            );
+            self.survey(args);
+            return Value::unit(span);
+        }
+        match name {
+            "dim" => match self.axis(&args[0], view.rank, "dim") {
+                Some(axis) => Value::scalar(DType::Index, ExprKind::TensorDim(id, axis), span),
+                None => Value::unknown(span),
+            },
+            "load" => self.load(&view, args, span),
+            "store" => self.store(&view, args, span),
+            "gather" | "gather_masked" => self.gather(&view, name, args, span),
+            _ => self.scatter(&view, name, args, span),
+        }
+    }
+
+    /// The elements of a list that must have one for each dimension of the tensor.
+    fn per_dimension(&mut self, view: &View, what: &str, arg: &'a Expr) -> Option<&'a [Expr]> {
+        let span = self.place(arg.span);
+        let Ast::Array(list) = &arg.kind else {
+            let value = self.expr(arg);
+            if !value.is_unknown() {
+                let found = self.describe(&value.ty);
+                self.error(
+                    span,
+                    format!("{what} is a list with one entry for each dimension; found {found}"),
+                );
+            }
+            return None;
+        };
+        if list.len() != view.rank {
+            self.error(
+                span,
+                format!(
+                    "`{}` has rank {}; expected {} entries in {what}, found {}",
+                    view.name,
+                    view.rank,
+                    view.rank,
+                    list.len()
+                ),
+            );
+            return None;
+        }
+        Some(list)
+    }
+
+    /// Block indices: one `usize` for each dimension.
+    fn block_index(&mut self, view: &View, what: &str, arg: &'a Expr) -> Option<Vec<Value>> {
+        let list = self.per_dimension(view, &format!("the block index of `{what}`"), arg)?;
+        let values = self.expr_list(list);
+        let fine: Vec<bool> = values.iter().map(|v| self.is_size(&format!("{what} index"), v)).collect();
+        fine.into_iter().all(|f| f).then_some(values)
+    }
+
+    fn load(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {
+        let index = self.block_index(view, "load", &args[0]);
+        let shape = match self.per_dimension(view, "the shape of `load`", &args[1]) {
+            Some(_) => self.shape(&args[1], "load"),
+            None => None,
+        };
+        let Some(shape) = shape else { return Value::unknown(span) };
+        let Some(index) = index else {
+            return Value::new(Ty::Tile(view.dtype.clone(), Some(shape)), ExprKind::Int(0), span);
+        };
+        let index = index.into_iter().map(Value::expr).collect();
+        Value::tile(view.dtype.clone(), shape, ExprKind::Load { tensor: view.id, index }, span)
+    }
+
+    fn store(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {
+        let unit = Value::unit(span);
+        let index = self.block_index(view, "store", &args[0]);
+        let between = self.out.len();
+        let value = self.expr(&args[1]);
+        if value.is_unknown() || !self.stored(view, "store", &value) {
+            return unit;
+        }
+        if let Some(shape) = value.shape()
+            && shape.len() != view.rank
+        {
+            let message = format!(
+                "`store`: the tile is {}, of rank {}; `{}` has rank {}",
+                shape_text(shape),
+                shape.len(),
+                view.name,
+                view.rank
+            );
+            self.error_help(value.span, message, "give the tile the tensor's rank with `.reshape([..])`");
+            return unit;
+        }
+        let Some(mut index) = index else { return unit };
+        self.keep_order(&mut index, between);
+        let index = index.into_iter().map(Value::expr).collect();
+        self.out.push(Stmt::Store { tensor: view.id, index, value: value.expr(), span });
+        unit
+    }
+
+    /// Whether a value is a tile of the tensor's dtype.
+    fn stored(&mut self, view: &View, what: &str, value: &Value) -> bool {
+        let expected = self.dtype_name(&view.dtype);
+        let message = match &value.ty {
+            Ty::Tile(dtype, _) if self.unify(dtype, &view.dtype).is_some() => return true,
+            Ty::Unknown => return false,
+            other => {
+                let found = self.describe(other);
+                format!("`{what}`: `{}` holds {expected}; the value is {found}", view.name)
+            }
+        };
+        let help = match &value.ty {
+            Ty::Tile(..) => format!("convert it with `.cast::<{expected}>()`"),
+            _ => format!("a tile can be made of a scalar: `full::<{expected}>([..], value)`"),
+        };
+        self.error_help(value.span, message, help);
+        false
+    }
+
+    /// Element indices: i32 tiles, one a dimension.
+    fn element_index(&mut self, view: &View, what: &str, arg: &'a Expr) -> Option<Vec<Value>> {
+        let list = self.per_dimension(view, &format!("the index of `{what}`"), arg)?;
+        let values = self.expr_list(list);
+        let fine: Vec<bool> =
+            values.iter().map(|v| self.is_tile_of(v, DType::I32, &format!("an index of `{what}`"))).collect();
+        fine.into_iter().all(|f| f).then_some(values)
+    }
+
+    /// Whether a value is a tile of one dtype.
+    pub(super) fn is_tile_of(&mut self, value: &Value, dtype: DType, what: &str) -> bool {
+        let fine = match &value.ty {
+            Ty::Unknown => return false,
+            Ty::Tile(found, _) => self.unify(found, &dtype.into()).is_some(),
+            _ => false,
+        };
+        if !fine {
+            let found = self.describe(&value.ty);
+            let message = format!("{what} is a Tile<{dtype}>; found {found}");
+            match value.ty {
+                Ty::Tile(..) if dtype != DType::Bool => {
+                    self.error_help(value.span, message, format!("convert it with `.cast::<{dtype}>()`"));
+                }
+                _ => self.error(value.span, message),
+            }
+        }
+        fine
+    }
+
+    fn mask(&mut self, what: &str, arg: Option<&'a Expr>) -> Option<Option<Value>> {
+        let Some(arg) = arg else { return Some(None) };
+        let value = self.expr(arg);
+        self.is_tile_of(&value, DType::Bool, &format!("the mask of `{what}`")).then_some(Some(value))
+    }
+
+    fn gather(&mut self, view: &View, what: &str, args: &'a [Expr], span: Span) -> Value {
+        let index = self.element_index(view, what, &args[0]);
+        let mask = self.mask(what, args.get(1));
+        let (Some(index), Some(mask)) = (index, mask) else { return Value::unknown(span) };
+        let Some((shape, index, mask)) = self.spread(what, index, mask, None, span) else {
+            return Value::unknown(span);
+        };
+        let node = ExprKind::Gather { tensor: view.id, index, mask: mask.map(Box::new) };
+        Value::new(Ty::Tile(view.dtype.clone(), shape), node, span)
+    }
+
+    fn scatter(&mut self, view: &View, what: &str, args: &'a [Expr], span: Span) -> Value {
+        let unit = Value::unit(span);
+        let index = self.element_index(view, what, &args[0]);
+        let value = self.expr(&args[1]);
+        let mask = self.mask(what, args.get(2));
+        let stored = self.stored(view, what, &value);
+        let (Some(index), Some(mask), true) = (index, mask, stored) else { return unit };
+        let own = value.shape().map(<[Dim]>::to_vec);
+        let Some((shape, index, mask)) = self.spread(what, index, mask, Some(&value), span) else {
+            return unit;
+        };
+        if let (Some(own), Some(shape)) = (&own, &shape)
+            && broadcast(own, shape).is_ok()
+            && own != shape
+        {
+            let message = format!(
+                "`{what}`: the tile is {}, its index and mask broadcast to {}; the tile must have that shape",
+                shape_text(own),
+                shape_text(shape)
+            );
+            self.error_help(value.span, message, "stretch it with `.broadcast_to([..])`");
+            return unit;
+        }
+        self.out.push(Stmt::Scatter { tensor: view.id, index, value: value.expr(), mask, span });
+        unit
+    }
+
+    /// Broadcasts indices, mask and value together; the value's tree is not made here.
+    #[allow(clippy::type_complexity)]
+    fn spread(
+        &mut self,
+        what: &str,
+        index: Vec<Value>,
+        mask: Option<Value>,
+        value: Option<&Value>,
+        span: Span,
+    ) -> Option<(Option<Vec<Dim>>, Vec<typed::Expr>, Option<typed::Expr>)> {
+        let mut operands: Vec<(String, &Value)> =
+            index.iter().enumerate().map(|(i, v)| (format!("index {i}"), v)).collect();
+        operands.extend(value.map(|v| ("the tile".to_owned(), v)));
+        operands.extend(mask.as_ref().map(|m| ("the mask".to_owned(), m)));
+        let unknown = operands.iter().any(|(_, v)| matches!(v.ty, Ty::Tile(_, None)));
+        let named: Vec<(&str, &Value)> = operands.iter().map(|(n, v)| (n.as_str(), *v)).collect();
+        let shape = self.common_shape(what, &named, span);
+        if shape.is_none() && !unknown {
+            return None;
+        }
+        let index = index.into_iter().map(|v| self.stretch(v, &DType::I32.into(), &shape)).collect();
+        let mask = mask.map(|m| self.stretch(m, &DType::Bool.into(), &shape));
+        Some((shape, index, mask))
+    }
+}
