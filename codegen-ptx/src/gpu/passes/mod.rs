@@ -2,6 +2,8 @@
 
 mod allocate_shared;
 mod assign_layouts;
+mod pipeline_loads;
+mod rewrite;
 
 use super::facts::TensorFacts;
 use super::verify::{Violation, verify};
@@ -16,18 +18,21 @@ use tile_lang::DType;
 pub enum Pass {
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
+    /// Copies of loops run ahead in a ring of buffers.
+    PipelineLoads,
     /// Every buffer gets its offset.
     AllocateShared,
 }
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 2] = [Pass::AssignLayouts, Pass::AllocateShared];
+    pub const ALL: [Pass; 3] = [Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared];
 
     /// The pass's name: `assign-layouts`.
     pub fn name(self) -> &'static str {
         match self {
             Pass::AssignLayouts => "assign-layouts",
+            Pass::PipelineLoads => "pipeline-loads",
             Pass::AllocateShared => "allocate-shared",
         }
     }
@@ -39,6 +44,7 @@ impl Pass {
     pub fn run<'c>(self, module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
         match self {
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
+            Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }
     }

@@ -7,15 +7,15 @@ use super::products::Products;
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::gpu::dialect::{Smem, distributed_type};
 use crate::gpu::ops::{GpuBuilder, MmaOperand};
+use crate::gpu::passes::rewrite::like;
 use crate::layout::{Conversion, conversion};
-use melior::ir::attribute::{Attribute, DenseElementsAttribute};
+use melior::ir::attribute::DenseElementsAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{Block, BlockLike, Region, RegionLike, Type};
 use std::collections::HashMap;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, attr, blocks_of, is_tile, name_of, operands_of, ops_of, results_of, set_attr,
-    type_of,
+    Blk, Op, Val, args_of, attr, blocks_of, is_tile, operands_of, ops_of, results_of, set_attr, type_of,
 };
 use tile_ir::{Builder, Module, TileContext, TileOp};
 use tile_lang::DType;
@@ -63,21 +63,13 @@ pub(super) fn emit<'c>(
     builder.set_location(function.location());
     builder.op("func.return", &[], &[], &[]);
     let top = Builder::at_end(context, module.top(), function.location());
-    let attributes = attributes_of(function);
-    let attributes: Vec<(&str, Attribute)> = attributes.iter().map(|(n, a)| (n.as_str(), *a)).collect();
-    let emitted = top.op_with_regions("func.func", &[], &[], &attributes, vec![region]);
+    let emitted = like(&top, function, &[], &[], vec![region]);
     for (name, value) in [("tgpu.num_warps", emitter.cx.num_warps), ("tgpu.min_ctas", emitter.cx.occupancy)] {
         set_attr(emitted, name, top.int(value as i64));
     }
     let target = melior::ir::attribute::StringAttribute::new(context, emitter.cx.target.name);
     set_attr(emitted, "tgpu.target", target.into());
     Ok(module)
-}
-
-/// An operation's attributes.
-fn attributes_of<'c>(op: Op<'c>) -> Vec<(String, Attribute<'c>)> {
-    let name = |n: melior::ir::Identifier| n.as_string_ref().as_str().unwrap_or_default().to_owned();
-    op.attributes().map(|(n, value)| (name(n), value)).collect()
 }
 
 struct Emitter<'a, 'c> {
@@ -132,9 +124,7 @@ impl<'c> Emitter<'_, 'c> {
         operand: impl Fn(&Self, Val<'c>) -> Val<'c>,
     ) -> Op<'c> {
         let operands: Vec<Val> = op.operands().map(|o| operand(self, o)).collect();
-        let attributes = attributes_of(op);
-        let attributes: Vec<(&str, Attribute)> = attributes.iter().map(|(n, a)| (n.as_str(), *a)).collect();
-        b.op(&name_of(op), &operands, results, &attributes)
+        like(b, op, &operands, results, Vec::new())
     }
 
     fn ty(&mut self, dtype: DType, id: LayoutId) -> Type<'c> {
@@ -399,9 +389,7 @@ impl<'c> Emitter<'_, 'c> {
     fn finish(&mut self, b: &Builder<'c>, op: Op<'c>, operands: &[Val<'c>], regions: Vec<Region<'c>>) {
         let results = results_of(op);
         let types: Vec<Type> = results.iter().map(|r| self.variable_type(*r)).collect();
-        let attributes = attributes_of(op);
-        let attributes: Vec<(&str, Attribute)> = attributes.iter().map(|(n, a)| (n.as_str(), *a)).collect();
-        let new = b.op_with_regions(&name_of(op), operands, &types, &attributes, regions);
+        let new = like(b, op, operands, &types, regions);
         self.bind(b, &results, &results_of(new), self.graph.depth(op));
     }
 

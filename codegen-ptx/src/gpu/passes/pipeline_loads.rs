@@ -1,0 +1,372 @@
+//! Lets the copies of a loop run ahead of the iteration that reads them.
+//!
+//! Input: a gpu-level module in which each copy to shared memory is waited for where it is made. Output: the same,
+//! where the copies of a loop whose addresses are known ahead go to a ring of `num_stages` slots. With S stages,
+//! an iteration waits for its own slot, meets the other warps, starts the copies of S - 1 iterations later, and
+//! computes. Invariant: one barrier an iteration proves both that the slot to be read is complete and that
+//! nobody still reads the slot to be written, which is the one of the iteration before.
+//!
+//! The first S - 1 iterations' copies start before the loop; copies beyond the last iteration are not made, but
+//! their empty groups are committed, so that the count of pending groups is the same in every iteration. With
+//! one stage, the copies of an iteration start together at its top, and each is waited for where it was made.
+//!
+//! What is copied before the loop and read into registers is waited for after the first copies of the loop have
+//! started, if shared memory has room for both.
+
+use super::rewrite::{Renamed, address_of, clone_op, like};
+use super::{Pass, PassContext, PassError};
+use crate::gpu::dialect::Smem;
+use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
+use melior::ir::attribute::IntegerAttribute;
+use melior::ir::operation::OperationLike;
+use melior::ir::{BlockLike, Region, RegionLike, Type, ValueLike};
+use tile_ir::context::Place;
+use tile_ir::types::{
+    Blk, Op, Val, args_of, blocks_of, defining_op, erase, is_tile, move_before, name_of, nested_ops,
+    operands_of, ops_of, replace_uses, results_of, set_attr, type_of,
+};
+use tile_ir::{Builder, Module};
+use tile_lang::DType;
+
+const PASS: Pass = Pass::PipelineLoads;
+
+/// Runs the pass.
+pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
+    let loops: Vec<Op> =
+        nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for").collect();
+    // Inner loops first: rebuilding an outer loop would otherwise lose them.
+    for op in loops.into_iter().rev() {
+        let body = blocks_of(op)[0];
+        let (mut ready, mut fixed) = (Vec::new(), 0);
+        for copy in copies(body) {
+            match address(&copy, body) {
+                Some(address) => ready.push((copy, address)),
+                None => fixed += 1,
+            }
+        }
+        let place = Place::of(op.location());
+        if fixed > 0 {
+            let message =
+                format!("{fixed} copies wait in every iteration: their addresses are not known ahead");
+            cx.remark(PASS, place.clone(), message);
+        }
+        if ready.is_empty() {
+            continue;
+        }
+        if cx.num_stages > 1 {
+            let message = format!("{} copies run ahead in {} slots", ready.len(), cx.num_stages);
+            cx.remark(PASS, place, message);
+            pipeline(&module, op, ready, cx);
+        } else {
+            cx.remark(PASS, place, format!("{} copies start at the top of the iteration", ready.len()));
+            start_together(&module, ready);
+        }
+    }
+    Ok(module)
+}
+
+/// A copy to shared memory that is waited for at once: barrier, copy, commit, wait, barrier.
+struct Copy<'c> {
+    before: Option<Op<'c>>,
+    copy: Op<'c>,
+    commit: Op<'c>,
+    wait: Op<'c>,
+    after: Op<'c>,
+    smem: Val<'c>,
+}
+
+/// The copies that a block waits for one by one.
+fn copies<'c>(block: Blk<'c>) -> Vec<Copy<'c>> {
+    let ops: Vec<Op<'c>> = ops_of(block).collect();
+    let mut found = Vec::new();
+    for (i, window) in ops.windows(4).enumerate() {
+        let [copy, commit, wait, after] = window[..] else { continue };
+        let kinds = (GpuOp::of(copy), GpuOp::of(commit), GpuOp::of(wait), GpuOp::of(after));
+        if let (
+            Some(GpuOp::AsyncCopy { smem, .. }),
+            Some(GpuOp::Commit),
+            Some(GpuOp::Wait { pending: 0 }),
+            Some(GpuOp::Barrier),
+        ) = kinds
+        {
+            let before = i.checked_sub(1).map(|i| ops[i]).filter(|op| GpuOp::of(*op) == Some(GpuOp::Barrier));
+            found.push(Copy { before, copy, commit, wait, after, smem });
+        }
+    }
+    found
+}
+
+/// The operations of the loop's body that a copy's address is computed by, in order; none when it depends on what
+/// the loop carries or reads.
+fn address<'c>(copy: &Copy<'c>, body: Blk<'c>) -> Option<Vec<Op<'c>>> {
+    let variable = args_of(body)[0];
+    let mut slice: Vec<Op<'c>> = Vec::new();
+    let mut pending = operands_of(copy.copy);
+    while let Some(value) = pending.pop() {
+        let Some(op) = defining_op(value) else {
+            let carried = args_of(body).contains(&value) && value != variable;
+            if carried {
+                return None;
+            }
+            continue;
+        };
+        if op.block().is_none_or(|b| b != body) || slice.contains(&op) {
+            continue;
+        }
+        let name = name_of(op);
+        let pure = name.starts_with("arith.")
+            || matches!(name.as_str(), "tile.dim" | "tile.program_id" | "tile.num_programs");
+        if !pure || results_of(op).into_iter().any(|r| is_tile(type_of(r))) {
+            return None;
+        }
+        slice.push(op);
+        pending.extend(op.operands());
+    }
+    let order: Vec<Op> = ops_of(body).collect();
+    slice.sort_by_key(|op| order.iter().position(|o| o == op));
+    Some(slice)
+}
+
+/// A copy and the operations that compute its address.
+type Ready<'c> = (Copy<'c>, Vec<Op<'c>>);
+
+/// Starts a copy with some values renamed.
+fn start<'c>(b: &Builder<'c>, (copy, slice): &Ready<'c>, renamed: &mut Renamed<'c>) {
+    for op in slice {
+        clone_op(b, *op, renamed);
+    }
+    clone_op(b, copy.copy, renamed);
+}
+
+/// Starts all copies of the iteration at `at` if there is one, and closes their group.
+fn start_if_any<'c>(b: &Builder<'c>, copies: &[Ready<'c>], [variable, at, end, slot]: [Val<'c>; 4]) {
+    let predicate = IntegerAttribute::new(tile_ir::types::element_type(b.context(), DType::I64), SIGNED_LESS);
+    let bool_type = tile_ir::types::element_type(b.context(), DType::Bool);
+    let any = b.value("arith.cmpi", &[at, end], bool_type, &[("predicate", predicate.into())]);
+    let made = b.if_else(
+        any,
+        &[],
+        |b| {
+            for ready in copies {
+                let written = operands_of(ready.0.copy).last().copied().map(|old| (address_of(old), slot));
+                let slice = ready.1.iter().filter(|op| {
+                    results_of(**op).iter().all(|r| Some(address_of(*r)) != written.map(|w| w.0))
+                });
+                let mut renamed = Renamed::from([(address_of(variable), at)]);
+                renamed.extend(written);
+                slice.for_each(|op| clone_op(b, *op, &mut renamed));
+                clone_op(b, ready.0.copy, &mut renamed);
+            }
+            Ok::<_, std::convert::Infallible>(Vec::new())
+        },
+        |_| Ok(Vec::new()),
+    );
+    let Ok(_) = made;
+    b.commit();
+}
+
+/// `slt` and `eq` among the predicates of `arith.cmpi`.
+const SIGNED_LESS: i64 = 2;
+const EQUAL: i64 = 0;
+
+/// Turns a loop into a pipelined one.
+fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mut PassContext) {
+    let (context, stages) = (module.context(), cx.num_stages);
+    let body = blocks_of(op)[0];
+    let operands = operands_of(op);
+    let [low, high, step] = operands[..3] else { return };
+    let variable = args_of(body)[0];
+    for (copy, _) in &copies {
+        let one = Smem::of(type_of(copy.smem)).expect("a copy goes to shared memory");
+        let ring = Smem { slots: stages, ..one };
+        copy.smem.set_type(ring.ty(context));
+    }
+
+    // Before the loop.
+    let before = Builder::before(context, op);
+    let late = late_reads(op, cx, module, stages);
+    if op.parent_operation() != Some(module.function()) {
+        before.barrier();
+    }
+    let mut at = low;
+    for stage in 0..stages - 1 {
+        let slot = before.int_const(DType::I32, stage as i64);
+        start_if_any(&before, &copies, [variable, at, high, slot]);
+        at = before.same("arith.addi", &[at, step]);
+    }
+    if let Some(late) = late {
+        late.move_before(op);
+        set_attr(late.wait, "pending", before.int((stages - 1) as i64));
+        let message = "the first copies start before what is read once is waited for";
+        cx.remark(PASS, Place::of(late.wait.location()), message);
+    }
+
+    // The loop carries the slot to read.
+    let first = before.int_const(DType::I32, 0);
+    let slot: Val = body.add_argument(type_of(first), op.location());
+    let end = ops_of(body).last().expect("a loop's body has a terminator");
+    let top = Builder::before(context, ops_of(body).next().expect("a loop's body has operations"));
+    let mut top = top;
+    top.set_location(op.location());
+    top.wait(stages - 2);
+    top.barrier();
+    let is = |b: &Builder<'c>, value: Val<'c>, number: i64| {
+        let predicate = IntegerAttribute::new(tile_ir::types::element_type(context, DType::I64), EQUAL);
+        let other = b.int_const(DType::I32, number);
+        let ty = tile_ir::types::element_type(context, DType::Bool);
+        b.value("arith.cmpi", &[value, other], ty, &[("predicate", predicate.into())])
+    };
+    let (one, last) = (top.int_const(DType::I32, 1), top.int_const(DType::I32, stages as i64 - 1));
+    let previous = top.same("arith.subi", &[slot, one]);
+    let written = top.value("arith.select", &[is(&top, slot, 0), last, previous], type_of(slot), &[]);
+    let mut ahead = variable;
+    for _ in 0..stages - 1 {
+        ahead = top.same("arith.addi", &[ahead, step]);
+    }
+    start_if_any(&top, &copies, [variable, ahead, high, written]);
+    for (copy, _) in copies {
+        use_slot(body, copy.smem, slot);
+        for op in copy.before.into_iter().chain([copy.after, copy.wait, copy.commit, copy.copy]) {
+            erase(op);
+        }
+    }
+    let bottom = Builder::before(context, end);
+    let (one, zero) = (bottom.int_const(DType::I32, 1), bottom.int_const(DType::I32, 0));
+    let next = bottom.same("arith.addi", &[slot, one]);
+    let around = is(&bottom, next, stages as i64);
+    let next = bottom.value("arith.select", &[around, zero, next], type_of(slot), &[]);
+    let yielded: Vec<Val> = operands_of(end).into_iter().chain([next]).collect();
+    bottom.op("scf.yield", &yielded, &[], &[]);
+    erase(end);
+    rebuild(&before, op, &operands, first);
+}
+
+/// Makes reads of a ring in a block read `slot`.
+fn use_slot<'c>(block: Blk<'c>, smem: Val<'c>, slot: Val<'c>) {
+    for op in ops_of(block) {
+        match GpuOp::of(op) {
+            Some(GpuOp::MmaSync { lhs, rhs, .. }) => {
+                for operand in [lhs, rhs] {
+                    if let MmaOperand::Shared { smem: read, slot: old, .. } = operand
+                        && read == smem
+                    {
+                        replace_uses(old, slot);
+                    }
+                }
+            }
+            Some(GpuOp::LocalLoad { smem: read, slot: old, .. }) if read == smem => replace_uses(old, slot),
+            _ => {}
+        }
+        blocks_of(op).into_iter().for_each(|inner| use_slot(inner, smem, slot));
+    }
+}
+
+/// Replaces a loop by one with the same body that carries one more value.
+fn rebuild<'c>(b: &Builder<'c>, old: Op<'c>, operands: &[Val<'c>], extra: Val<'c>) {
+    let region = Region::new();
+    let source = old.region(0).expect("a loop has a body");
+    // SAFETY: both regions are live; the old loop is erased below.
+    unsafe { mlir_sys::mlirRegionTakeBody(region.to_raw(), source.to_raw()) };
+    let operands: Vec<Val> = operands.iter().copied().chain([extra]).collect();
+    let results = results_of(old);
+    let types: Vec<Type> = results.iter().map(|r| type_of(*r)).chain([type_of(extra)]).collect();
+    let new = like(b, old, &operands, &types, vec![region]);
+    for (old, new) in results.into_iter().zip(results_of(new)) {
+        replace_uses(old, new);
+    }
+    erase(old);
+}
+
+/// A wait in front of a loop, with its barrier and the reads behind it, none of which is needed before the loop.
+struct LateReads<'c> {
+    wait: Op<'c>,
+    barrier: Op<'c>,
+    reads: Vec<Op<'c>>,
+}
+
+impl<'c> LateReads<'c> {
+    /// Moves all of it to the front of the loop.
+    fn move_before(&self, op: Op<'c>) {
+        for moved in [self.wait, self.barrier].iter().chain(&self.reads) {
+            move_before(*moved, op);
+        }
+    }
+}
+
+/// The last wait in front of a loop, if it can be made right before the loop and all buffers fit side by side.
+fn late_reads<'c>(op: Op<'c>, cx: &PassContext, module: &Module<'c>, stages: usize) -> Option<LateReads<'c>> {
+    let limits = &cx.target.limits;
+    let share = limits.smem_per_sm_bytes / cx.occupancy.max(1) - limits.smem_reserved_per_cta_bytes;
+    let allocs = ops_of(module.entry()).filter(|op| matches!(GpuOp::of(*op), Some(GpuOp::Alloc { .. })));
+    let bytes: usize = allocs.filter_map(|op| Smem::of(type_of(results_of(op)[0]))).map(|s| s.bytes()).sum();
+    if stages < 2 || bytes > share.min(limits.smem_per_cta_bytes) {
+        return None;
+    }
+    let preceding: Vec<Op> = ops_of(op.block()?).take_while(|o| *o != op).collect();
+    let at = preceding.iter().rposition(|o| matches!(GpuOp::of(*o), Some(GpuOp::Wait { .. })))?;
+    let (wait, barrier) = (preceding[at], *preceding.get(at + 1)?);
+    if GpuOp::of(barrier) != Some(GpuOp::Barrier) {
+        return None;
+    }
+    let mut reads: Vec<Op> = Vec::new();
+    for &other in &preceding[at + 2..] {
+        let gpu_op = GpuOp::of(other);
+        if matches!(gpu_op, Some(GpuOp::LocalLoad { .. })) {
+            reads.push(other);
+            continue;
+        }
+        let name = name_of(other);
+        let pure = ["arith.", "math.", "tile."].iter().any(|dialect| name.starts_with(dialect))
+            || matches!(
+                gpu_op,
+                Some(
+                    GpuOp::Alloc { .. }
+                        | GpuOp::Splat { .. }
+                        | GpuOp::Iota
+                        | GpuOp::Broadcast { .. }
+                        | GpuOp::Reshape { .. }
+                        | GpuOp::Transpose { .. }
+                )
+            );
+        let needed = other.operands().any(|v| defining_op(v).is_some_and(|d| reads.contains(&d)));
+        if !pure || needed {
+            return None;
+        }
+    }
+    Some(LateReads { wait, barrier, reads })
+}
+
+/// Starts the copies of an iteration at its top and waits for each where it was made, unless the next one is
+/// waited for before anything reads it.
+fn start_together<'c>(module: &Module<'c>, copies: Vec<Ready<'c>>) {
+    let Some(body) = copies.first().and_then(|(c, _)| c.copy.block()) else { return };
+    let order: Vec<Op> = ops_of(body).collect();
+    let position = |op: Op<'c>| order.iter().position(|o| *o == op).unwrap_or(order.len());
+    let read_between = |from: Op<'c>, to: Op<'c>, smem: Val<'c>| {
+        order[position(from) + 1..position(to)].iter().any(|op| reads(*op, smem))
+    };
+    let b = Builder::before(module.context(), order[0]);
+    b.barrier();
+    for ready in &copies {
+        start(&b, ready, &mut Renamed::new());
+        b.commit();
+    }
+    for (i, (copy, _)) in copies.iter().enumerate() {
+        let pending = copies.len() - 1 - i;
+        set_attr(copy.wait, "pending", b.int(pending as i64));
+        let next = copies.get(i + 1).map(|(next, _)| next.wait);
+        if next.is_some_and(|next| !read_between(copy.after, next, copy.smem)) {
+            erase(copy.wait);
+            erase(copy.after);
+        }
+        for op in copy.before.into_iter().chain([copy.commit, copy.copy]) {
+            erase(op);
+        }
+    }
+}
+
+/// True when an operation or one inside of it uses a buffer.
+fn reads<'c>(op: Op<'c>, smem: Val<'c>) -> bool {
+    let uses = |op: Op<'c>| op.operands().any(|v| v == smem);
+    uses(op) || nested_ops(op).into_iter().any(uses)
+}

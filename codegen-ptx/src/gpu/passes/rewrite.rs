@@ -1,0 +1,48 @@
+//! What several passes need to copy operations.
+
+use melior::ir::attribute::Attribute;
+use melior::ir::operation::OperationLike;
+use melior::ir::{Region, Type, ValueLike};
+use std::collections::HashMap;
+use tile_ir::Builder;
+use tile_ir::types::{Op, Val, name_of, results_of, type_of};
+
+/// Values to use instead of others, by address.
+pub(super) type Renamed<'c> = HashMap<usize, Val<'c>>;
+
+/// The address of a value.
+pub(super) fn address_of(value: Val) -> usize {
+    value.to_raw().ptr as usize
+}
+
+/// Adds an operation with the name and attributes of another.
+pub(super) fn like<'c>(
+    b: &Builder<'c>,
+    op: Op<'c>,
+    operands: &[Val<'c>],
+    results: &[Type<'c>],
+    regions: Vec<Region<'c>>,
+) -> Op<'c> {
+    let attributes = attributes_of(op);
+    let attributes: Vec<(&str, Attribute)> = attributes.iter().map(|(n, a)| (n.as_str(), *a)).collect();
+    b.op_with_regions(&name_of(op), operands, results, &attributes, regions)
+}
+
+/// An operation's attributes.
+pub(super) fn attributes_of<'c>(op: Op<'c>) -> Vec<(String, Attribute<'c>)> {
+    let name = |n: melior::ir::Identifier| n.as_string_ref().as_str().unwrap_or_default().to_owned();
+    op.attributes().map(|(n, value)| (name(n), value)).collect()
+}
+
+/// Copies an operation without regions, at its own source line, and makes its results known in `renamed`.
+pub(super) fn clone_op<'c>(b: &Builder<'c>, op: Op<'c>, renamed: &mut Renamed<'c>) {
+    let operands: Vec<Val> =
+        op.operands().map(|v| renamed.get(&address_of(v)).copied().unwrap_or(v)).collect();
+    let results: Vec<Type> = results_of(op).into_iter().map(type_of).collect();
+    let mut b = *b;
+    b.set_location(op.location());
+    let copy = like(&b, op, &operands, &results, Vec::new());
+    for (old, new) in results_of(op).into_iter().zip(results_of(copy)) {
+        renamed.insert(address_of(old), new);
+    }
+}
