@@ -83,7 +83,10 @@ const PARAMETER: &str = "parameter ";
 enum Atom {
     ProgramId(usize),
     /// A loop variable or lane in `0..range`, when that is known.
-    Ranged { name: String, range: Option<Product> },
+    Ranged {
+        name: String,
+        range: Option<Product>,
+    },
     Quotient(Box<Form>, Product),
     Remainder(Box<Form>, Product),
     /// A value the analysis cannot read.
@@ -264,9 +267,7 @@ impl Analysis<'_> {
 
     fn access(&mut self, tensor: ParamId, index: &[Expr], value: &Expr, span: Span, is_store: bool) {
         let shape = match &value.ty {
-            Type::Tile { shape, .. } => {
-                shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect()
-            }
+            Type::Tile { shape, .. } => shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect(),
             _ => Vec::new(),
         };
         let index = index.iter().map(|e| self.form(e)).collect();
@@ -371,7 +372,8 @@ impl Analysis<'_> {
     }
 
     fn judge(&self) -> Vec<Unproved> {
-        let stored: BTreeSet<ParamId> = self.accesses.iter().filter(|a| a.is_store).map(|a| a.tensor).collect();
+        let stored: BTreeSet<ParamId> =
+            self.accesses.iter().filter(|a| a.is_store).map(|a| a.tensor).collect();
         let mut unproved: Vec<Unproved> = Vec::new();
         let mut refuse = |axis: usize, span: Span, reason: String| {
             if unproved.iter().all(|u| u.axis != axis) {

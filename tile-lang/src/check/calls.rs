@@ -431,11 +431,11 @@ fn mma_mistake(a: &[Dim], b: &[Dim], c: &[Dim], span: Span) -> Option<Diagnostic
         let message =
             format!("`mma`: lhs is {a_text}, rhs is {b_text}; inner dimensions {k} and {k2} differ");
         let help = if k == n {
-            "transpose the rhs with `.t()`: it is [K, N]"
+            format!("transpose the rhs with `.t()`, which makes it [{n}, {k2}]")
         } else if m == k2 {
-            "transpose the lhs with `.t()`: it is [M, K]"
+            format!("transpose the lhs with `.t()`, which makes it [{k}, {m}]")
         } else {
-            "lhs is [M, K], rhs is [K, N]"
+            "the second dimension of the lhs and the first of the rhs are summed over".to_owned()
         };
         return Some(Diagnostic::new(span, message).help(help));
     }

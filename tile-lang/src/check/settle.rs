@@ -28,6 +28,8 @@ impl Checker<'_> {
 
     /// Integers that nothing types are i32, as in Rust; floats would be f64, which kernels do not have.
     fn default_literals(&mut self) {
+        // A literal left over by another mistake is no mistake of its own.
+        let clean = self.diagnostics.is_empty();
         for i in 0..self.literals.len() {
             if self.literals[i].decided.is_some() {
                 continue;
@@ -35,10 +37,7 @@ impl Checker<'_> {
             let float = self.literals[i].float;
             let dtype = if float { DType::F32 } else { DType::I32 };
             self.literals[i].decided = Some(dtype.into());
-            if float && self.mode == Mode::Bound {
-                continue;
-            }
-            if float {
+            if float && clean && self.mode == Mode::Symbolic {
                 let span = self.literals[i].span;
                 self.diagnostics.push(
                     Diagnostic::new(span, "expected f32; nothing types this literal, and Rust makes it f64")

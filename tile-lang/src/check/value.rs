@@ -167,8 +167,8 @@ impl Checker<'_> {
         }
         match (literal_index(&a), literal_index(&b)) {
             (Some(i), Some(j)) if self.literals[i].float == self.literals[j].float => {
-                self.literals[i].decided = Some(b.clone());
-                Some(b)
+                self.literals[j].decided = Some(a.clone());
+                Some(a)
             }
             (Some(_), Some(_)) => None,
             (Some(i), None) => self.decide(i, b),

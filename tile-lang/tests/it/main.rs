@@ -2,6 +2,7 @@
 
 mod check;
 mod kernels;
+mod mistakes;
 mod parse;
 mod space;
 mod support;
