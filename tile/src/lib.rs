@@ -1,1 +1,80 @@
 //! Write a GPU kernel once as a Rust function over tiles; run it on the CPU or compile it to PTX.
+//!
+//! ```
+//! use tile::prelude::*;
+//!
+//! /// y = a x + y, one block of TILE elements a program.
+//! #[tile_kernel(tune(TILE in [256, 512, 1024]))]
+//! pub fn axpy<const TILE: usize>(x: Tensor<f32, 1>, y: TensorMut<f32, 1>, a: f32) {
+//!     let i = program_id(0);
+//!     y.store([i], x.load([i], [TILE]) * a + y.load([i], [TILE]));
+//! }
+//!
+//! let x = TensorBuf::from_vec([3], vec![1.0, 2.0, 3.0])?;
+//! let mut y = TensorBuf::full([3], 1.0);
+//! let config = axpy::Config::default();
+//! axpy(&x, &mut y, 2.0).grid([x.len().div_ceil(config.tile)]).config(config).launch(&Device::cpu())?;
+//! assert_eq!(y.to_vec(), [3.0, 5.0, 7.0]);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! # Features
+//! `jit` (default): compile kernels to PTX in process; needs LLVM. Without it nothing here depends on LLVM.
+
+pub mod device;
+pub mod dynamic;
+pub mod eager;
+pub mod error;
+pub mod launch;
+pub mod registry;
+pub mod tensor;
+pub mod tuning;
+
+pub use device::Device;
+pub use error::{KernelError, LaunchError, TensorError};
+pub use tensor::TensorBuf;
+pub use tile_lang::{Bindings, Config, DType};
+pub use tile_macros::{tile_fn, tile_kernel};
+
+/// Everything that a file with kernels needs.
+pub mod prelude {
+    pub use crate::device::Device;
+    pub use crate::eager::{
+        Element, F4E2M1FN, F8E4M3FN, Float, Tensor, TensorMut, Tile, cdiv, f4E2M1FN, f8E4M3FN, fma, full,
+        iota, maximum, minimum, mma, num_programs, ones, program_id, select, zeros,
+    };
+    pub use crate::error::{LaunchError, TensorError};
+    pub use crate::tensor::TensorBuf;
+    pub use half::{bf16, f16};
+    pub use tile_macros::{tile_fn, tile_kernel};
+}
+
+/// What the macros' expansions name. Not part of the interface.
+#[doc(hidden)]
+pub mod private {
+    pub use crate::eager::{
+        Carried, Element, F4E2M1FN, F8E4M3FN, Float, Tensor, TensorMut, Tile, mark, release,
+    };
+    pub use crate::error::LaunchError;
+    pub use crate::launch::{Argument, EagerCall, Launch, TypedConfig};
+    pub use crate::registry::{HelperDef, KernelDef, KernelEntry};
+    pub use crate::tensor::TensorBuf;
+    pub use crate::tuning::{InputDesc, tuned};
+    pub use half::{bf16, f16};
+    pub use inventory;
+    pub use tile_lang::{Config, DType};
+
+    /// The body of a kernel; implemented beside the kernel, where the names it uses resolve.
+    pub trait KernelBody {
+        /// The helpers it calls.
+        fn helpers() -> &'static [(&'static str, &'static HelperDef)];
+        /// Runs it on the CPU.
+        fn run(call: &EagerCall<'_>) -> Result<(), LaunchError>;
+    }
+
+    /// The helpers that a helper calls.
+    pub trait HelperBody {
+        /// Path as written, and what it names.
+        fn helpers() -> &'static [(&'static str, &'static HelperDef)];
+    }
+}

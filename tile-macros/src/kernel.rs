@@ -1,0 +1,399 @@
+//! `#[tile_kernel]`.
+
+use crate::{diagnose, eager, helper};
+use proc_macro2::{Literal, TokenStream};
+use quote::{format_ident, quote};
+use syn::{FnArg, GenericParam, Ident, ItemFn, Pat};
+use tile_lang::ast::{ConstKind, ConstParam, DTypeBound, DTypeExpr, Function, FunctionKind, Param, TypeExpr};
+
+/// Expands `#[tile_kernel(..)]`.
+pub fn expand(attr: TokenStream, item: ItemFn) -> TokenStream {
+    let (function, table, parsed) = tile_lang::parse::parse_function(attr, &item, FunctionKind::Kernel);
+    let readable = function.params.len() == item.sig.inputs.len();
+    let errors = diagnose::diagnose(&function, &table, parsed);
+    if !readable {
+        // A parameter has no type that a launch could take; only the messages make sense.
+        return errors;
+    }
+    let parts = Parts { item: &item, function: &function };
+    let (launcher, module, bodies) = (parts.launcher(), parts.module(), parts.bodies());
+    quote! {
+        #errors
+        #launcher
+        #module
+        #bodies
+    }
+}
+
+struct Parts<'a> {
+    item: &'a ItemFn,
+    function: &'a Function,
+}
+
+impl Parts<'_> {
+    fn name(&self) -> &Ident {
+        &self.item.sig.ident
+    }
+
+    /// The parameters' names as tokens of the author's.
+    fn idents(&self) -> Vec<&Ident> {
+        let ident = |arg| match arg {
+            &FnArg::Typed(ref typed) => match &*typed.pat {
+                Pat::Ident(ident) => Some(&ident.ident),
+                _ => None,
+            },
+            FnArg::Receiver(_) => None,
+        };
+        self.item.sig.inputs.iter().filter_map(ident).collect()
+    }
+
+    fn params(&self) -> Vec<(&Ident, &Param)> {
+        self.idents().into_iter().zip(&self.function.params).collect()
+    }
+
+    fn attrs(&self, doc: bool) -> Vec<&syn::Attribute> {
+        self.item.attrs.iter().filter(|a| a.path().is_ident("doc") == doc).collect()
+    }
+
+    /// `pub fn matmul<'a, T: Float>(a: &'a TensorBuf<T, 2>, ..) -> matmul::Launch<'a>`.
+    fn launcher(&self) -> TokenStream {
+        let (name, vis) = (self.name(), &self.item.vis);
+        let docs = self.attrs(true);
+        let generics = eager::dtype_generics(self.item);
+        let params = self.params().into_iter().map(|(ident, param)| {
+            let ty = match &param.ty {
+                TypeExpr::Tensor { dtype, rank, mutable } => {
+                    let (element, rank) = (eager::element_type(dtype), Literal::usize_unsuffixed(*rank));
+                    let mutable = mutable.then(|| quote!(mut));
+                    quote!(&'tile #mutable ::tile::private::TensorBuf<#element, #rank>)
+                }
+                TypeExpr::Tile(dtype) | TypeExpr::Scalar(dtype) => eager::element_type(dtype),
+            };
+            quote!(#ident: #ty)
+        });
+        let args = self.params().into_iter().map(|(ident, param)| {
+            let make = match &param.ty {
+                TypeExpr::Tensor { mutable: false, .. } => quote!(read),
+                TypeExpr::Tensor { mutable: true, .. } => quote!(write),
+                _ => quote!(scalar),
+            };
+            quote!(::tile::private::Argument::#make(#ident))
+        });
+        let dtypes = self.dtype_idents().into_iter().map(|ident| {
+            let text = ident.to_string();
+            quote!((#text, <#ident as ::tile::private::Element>::DTYPE))
+        });
+        quote! {
+            #(#docs)*
+            #[allow(clippy::too_many_arguments)]
+            #vis fn #name<'tile, #(#generics),*>(#(#params),*) -> #name::Launch<'tile> {
+                #name::Launch::new(::std::vec![#(#args),*], [#(#dtypes),*])
+            }
+        }
+    }
+
+    fn dtype_idents(&self) -> Vec<&Ident> {
+        let ident = |param| match param {
+            &GenericParam::Type(ref ty) => Some(&ty.ident),
+            _ => None,
+        };
+        self.item.sig.generics.params.iter().filter_map(ident).collect()
+    }
+
+    /// `pub mod matmul`: `Config`, `Launch`, `KERNEL`, `tuned`.
+    fn module(&self) -> TokenStream {
+        let (name, vis) = (self.name(), &self.item.vis);
+        let text = name.to_string();
+        let json = helper::json(self.function);
+        let config = self.config();
+        let tuned = self.tuned();
+        let module_doc = format!("Configuration and launch of the kernel [`fn@{name}`].");
+        quote! {
+            #[doc = #module_doc]
+            #[allow(dead_code, clippy::too_many_arguments)]
+            #vis mod #name {
+                #config
+
+                /// The kernel with its arguments, about to be launched.
+                pub type Launch<'tile> = ::tile::private::Launch<'tile, Config>;
+
+                /// Carries the kernel's body.
+                #[doc(hidden)]
+                pub struct Kernel;
+
+                /// The recorded kernel.
+                pub static KERNEL: ::tile::private::KernelDef = ::tile::private::KernelDef::new(
+                    #text,
+                    ::core::module_path!(),
+                    #json,
+                    <Kernel as ::tile::private::KernelBody>::helpers,
+                    <Kernel as ::tile::private::KernelBody>::run,
+                );
+
+                ::tile::private::inventory::submit! { ::tile::private::KernelEntry(&KERNEL) }
+
+                #tuned
+            }
+        }
+    }
+
+    /// The const parameters' fields and the launch options.
+    fn config(&self) -> TokenStream {
+        let consts = &self.function.const_params;
+        let fields: Vec<Ident> = consts.iter().map(field).collect();
+        let names: Vec<&str> = consts.iter().map(|c| c.name.as_str()).collect();
+        let docs = consts.iter().map(|c| self.candidates(&c.name));
+        let types = consts.iter().map(|c| match c.kind {
+            ConstKind::Size => quote!(::core::primitive::usize),
+            ConstKind::Bool => quote!(::core::primitive::bool),
+        });
+        let reads = consts.iter().map(|c| {
+            let name = &c.name;
+            match c.kind {
+                ConstKind::Size => quote!(config.get(#name).unwrap_or(0) as ::core::primitive::usize),
+                ConstKind::Bool => quote!(config.get(#name).unwrap_or(0) != 0),
+            }
+        });
+        let doc = format!("Tile sizes and launch options of [`fn@super::{}`].", self.name());
+        quote! {
+            #[doc = #doc]
+            ///
+            /// The default takes the first candidate of each tuned parameter that the constraints allow; a const
+            /// parameter that is not tuned is 0 or false, and to be set.
+            #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+            pub struct Config {
+                #(#[doc = #docs] pub #fields: #types,)*
+                /// Warps of a CTA: 1, 2, 4, 8 or 16. Without meaning on the CPU.
+                pub num_warps: ::core::primitive::u32,
+                /// Buffers of a pipelined load. Without meaning on the CPU.
+                pub num_stages: ::core::primitive::u32,
+                /// CTAs to fit on one SM. Without meaning on the CPU.
+                pub occupancy: ::core::primitive::u32,
+                /// CTAs of a cluster. Without meaning on the CPU.
+                pub num_ctas: ::core::primitive::u32,
+            }
+
+            impl ::core::default::Default for Config {
+                fn default() -> Self {
+                    ::tile::private::TypedConfig::from_config(&KERNEL.default_config())
+                }
+            }
+
+            impl ::tile::private::TypedConfig for Config {
+                fn kernel() -> &'static ::tile::private::KernelDef {
+                    &KERNEL
+                }
+
+                fn to_config(self) -> ::tile::private::Config {
+                    let mut config = ::tile::private::Config {
+                        num_warps: self.num_warps,
+                        num_stages: self.num_stages,
+                        occupancy: self.occupancy,
+                        num_ctas: self.num_ctas,
+                        ..::core::default::Default::default()
+                    };
+                    #(config.set(#names, self.#fields as ::core::primitive::i64);)*
+                    config
+                }
+
+                fn from_config(config: &::tile::private::Config) -> Self {
+                    Config {
+                        #(#fields: #reads,)*
+                        num_warps: config.num_warps,
+                        num_stages: config.num_stages,
+                        occupancy: config.occupancy,
+                        num_ctas: config.num_ctas,
+                    }
+                }
+            }
+        }
+    }
+
+    /// One line about a const parameter.
+    fn candidates(&self, name: &str) -> String {
+        match self.function.tune.axes.iter().find(|axis| axis.name == name) {
+            Some(axis) => {
+                let values: Vec<_> = axis.values.iter().map(i64::to_string).collect();
+                format!("`{name}`; tuned over {}.", values.join(", "))
+            }
+            None => format!("`{name}`; not tuned."),
+        }
+    }
+
+    /// `fn tuned(device, inputs..)`.
+    fn tuned(&self) -> TokenStream {
+        let inputs: Vec<_> = self
+            .params()
+            .into_iter()
+            .filter_map(|(ident, param)| match &param.ty {
+                TypeExpr::Tensor { dtype, rank, mutable: false } => Some((ident, dtype, *rank)),
+                _ => None,
+            })
+            .collect();
+        let generics: Vec<_> = self
+            .dtype_idents()
+            .into_iter()
+            .zip(&self.function.dtype_params)
+            .filter(|(_, p)| inputs.iter().any(|i| *i.1 == DTypeExpr::Param(p.name.clone())))
+            .map(|(ident, param)| {
+                let bound = bound(param.bound);
+                quote!(#ident: #bound)
+            })
+            .collect();
+        let params = inputs.iter().map(|(ident, dtype, rank)| {
+            let (element, rank) = (eager::element_type(dtype), Literal::usize_unsuffixed(*rank));
+            quote!(#ident: &::tile::private::TensorBuf<#element, #rank>)
+        });
+        let descriptions = inputs.iter().map(|(ident, ..)| {
+            let name = ident.to_string();
+            quote!(::tile::private::InputDesc {
+                name: #name,
+                dtype: #ident.dtype(),
+                shape: #ident.shape().to_vec(),
+            })
+        });
+        quote! {
+            /// The configuration that the tables hold for these inputs on this device, or the default.
+            ///
+            /// # Errors
+            /// When the tables hold one that does not fit the kernel.
+            pub fn tuned<#(#generics),*>(
+                device: &::tile::Device,
+                #(#params),*
+            ) -> ::core::result::Result<Config, ::tile::private::LaunchError> {
+                let found = ::tile::private::tuned(&KERNEL, device, &[#(#descriptions),*])?;
+                ::core::result::Result::Ok(::tile::private::TypedConfig::from_config(&found))
+            }
+        }
+    }
+
+    /// The eager body, and its dispatch over the dtypes that the bounds allow.
+    fn bodies(&self) -> TokenStream {
+        let (name, params) = (self.name(), self.item.sig.inputs.iter());
+        let attrs = self.attrs(false);
+        let generics = eager::dtype_generics(self.item);
+        let consts = eager::const_arguments(self.function, self.item);
+        let body = eager::body(self.item, self.function);
+        let helpers = helper::helper_list(self.item);
+        let start = match self.dtype_idents().is_empty() {
+            true => quote!(#name::Kernel::__typed(call)),
+            false => quote!(#name::Kernel::__dispatch_0(call)),
+        };
+        let dispatch = (0..self.dtype_idents().len()).map(|i| self.dispatch(i));
+        let typed = self.typed();
+        quote! {
+            #[doc(hidden)]
+            #[allow(non_snake_case, dead_code, clippy::too_many_arguments)]
+            impl #name::Kernel {
+                #(#attrs)*
+                fn __body<#(#generics),*>(#(#params,)* #(#consts),*) #body
+
+                #typed
+                #(#dispatch)*
+            }
+
+            #[doc(hidden)]
+            impl ::tile::private::KernelBody for #name::Kernel {
+                #helpers
+
+                fn run(
+                    call: &::tile::private::EagerCall<'_>,
+                ) -> ::core::result::Result<(), ::tile::private::LaunchError> {
+                    #start
+                }
+            }
+        }
+    }
+
+    /// Chooses the type of dtype parameter `i`, those before it being chosen.
+    fn dispatch(&self, i: usize) -> TokenStream {
+        let idents = self.dtype_idents();
+        let params = &self.function.dtype_params;
+        let known = idents[..i].iter().zip(params).map(|(ident, param)| {
+            let bound = bound(param.bound);
+            quote!(#ident: #bound)
+        });
+        let (this, before) = (format_ident!("__dispatch_{i}"), &idents[..i]);
+        let next = if i + 1 == idents.len() {
+            format_ident!("__typed")
+        } else {
+            format_ident!("__dispatch_{}", i + 1)
+        };
+        let text = &params[i].name;
+        let arms = params[i].bound.dtypes().iter().map(|&dtype| {
+            let variant = format_ident!("{dtype:?}");
+            let ty = eager::known_type(dtype);
+            quote! {
+                ::core::option::Option::Some(::tile::private::DType::#variant) => {
+                    Self::#next::<#(#before,)* #ty>(call)
+                }
+            }
+        });
+        quote! {
+            fn #this<#(#known),*>(
+                call: &::tile::private::EagerCall<'_>,
+            ) -> ::core::result::Result<(), ::tile::private::LaunchError> {
+                match call.dtype(#text) {
+                    #(#arms)*
+                    _ => ::core::result::Result::Err(call.refuse_dtype(#text)),
+                }
+            }
+        }
+    }
+
+    /// Unpacks the arguments and runs the grid.
+    fn typed(&self) -> TokenStream {
+        let idents = self.dtype_idents();
+        let generics = idents.iter().zip(&self.function.dtype_params).map(|(ident, param)| {
+            let bound = bound(param.bound);
+            quote!(#ident: #bound)
+        });
+        let names = self.idents();
+        let lets = self.params().into_iter().enumerate().map(|(i, (ident, param))| {
+            let index = Literal::usize_unsuffixed(i);
+            match &param.ty {
+                TypeExpr::Tensor { dtype, rank, mutable } => {
+                    let (element, rank) = (eager::element_type(dtype), Literal::usize_unsuffixed(*rank));
+                    let method = if *mutable { quote!(tensor_mut) } else { quote!(tensor) };
+                    quote!(let #ident = call.#method::<#element, #rank>(#index);)
+                }
+                TypeExpr::Tile(dtype) | TypeExpr::Scalar(dtype) => {
+                    let ty = eager::element_type(dtype);
+                    quote!(let #ident = call.scalar::<#ty>(#index);)
+                }
+            }
+        });
+        let consts = self.function.const_params.iter().map(|param| {
+            let name = &param.name;
+            match param.kind {
+                ConstKind::Size => quote!(call.size(#name)),
+                ConstKind::Bool => quote!(call.flag(#name)),
+            }
+        });
+        let fresh: Vec<Ident> =
+            (0..self.function.const_params.len()).map(|i| format_ident!("__const_{i}")).collect();
+        quote! {
+            fn __typed<#(#generics),*>(
+                call: &::tile::private::EagerCall<'_>,
+            ) -> ::core::result::Result<(), ::tile::private::LaunchError> {
+                #(#lets)*
+                #(let #fresh = #consts;)*
+                call.run(|| Self::__body::<#(#idents),*>(#(#names,)* #(#fresh),*))
+            }
+        }
+    }
+}
+
+/// The trait behind a bound.
+fn bound(bound: DTypeBound) -> TokenStream {
+    match bound {
+        DTypeBound::Float => quote!(::tile::private::Float),
+        DTypeBound::Element => quote!(::tile::private::Element),
+    }
+}
+
+/// The field of a const parameter.
+fn field(param: &ConstParam) -> Ident {
+    let lower = param.name.to_lowercase();
+    syn::parse_str(&lower).unwrap_or_else(|_| format_ident!("r#{lower}"))
+}

@@ -1,0 +1,200 @@
+//! Kernels and tensors whose types are known only at run time: what the command line and tests work with.
+
+use crate::eager::{Element, F4E2M1FN, F8E4M3FN};
+use crate::error::{LaunchError, TensorError};
+use crate::launch::{self, Argument, Options};
+use crate::registry::KernelDef;
+use crate::tensor::{dense_strides, element_count};
+use half::{bf16, f16};
+use tile_lang::{Bindings, Config, DType};
+
+/// A scalar argument.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum ScalarValue {
+    /// `f32`, and the value of a floating-point dtype parameter.
+    F32(f32),
+    /// `i32`.
+    I32(i32),
+    /// `i64`.
+    I64(i64),
+    /// `usize`.
+    Index(usize),
+    /// `bool`.
+    Bool(bool),
+}
+
+/// A tensor whose dtype and rank are values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DynTensor {
+    /// Element type: one that a tensor can hold.
+    pub dtype: DType,
+    /// Extents, outermost first.
+    pub shape: Vec<usize>,
+    /// Strides in elements.
+    pub strides: Vec<usize>,
+    /// The elements; of 4-bit types two a byte, the first in the low half.
+    pub data: Vec<u8>,
+}
+
+/// Calls `$body` with `$T` as the element type of a dtype.
+macro_rules! with_element {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            DType::F16 => {
+                type $T = f16;
+                $body
+            }
+            DType::BF16 => {
+                type $T = bf16;
+                $body
+            }
+            DType::I32 => {
+                type $T = i32;
+                $body
+            }
+            DType::Bool => {
+                type $T = bool;
+                $body
+            }
+            DType::F8E4M3FN => {
+                type $T = F8E4M3FN;
+                $body
+            }
+            DType::F4E2M1FN => {
+                type $T = F4E2M1FN;
+                $body
+            }
+            DType::I64 | DType::Index => panic!("a tensor cannot hold {}", $dtype),
+        }
+    };
+}
+
+/// Bytes that `elements` of a dtype take.
+fn byte_count(dtype: DType, elements: usize) -> usize {
+    (elements * dtype.bits() as usize).div_ceil(8)
+}
+
+impl DynTensor {
+    /// A dense tensor of zeros.
+    ///
+    /// # Panics
+    /// When memory cannot hold the shape, or no tensor can hold the dtype (`i64`, `index`).
+    pub fn zeros(dtype: DType, shape: &[usize]) -> DynTensor {
+        let count = element_count(shape).unwrap_or_else(|error| panic!("{error}"));
+        with_element!(dtype, T => { let _: Option<T> = None; });
+        let data = vec![0; byte_count(dtype, count)];
+        DynTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), data }
+    }
+
+    /// A dense tensor of these bytes.
+    ///
+    /// # Errors
+    /// When there are too many or too few bytes for the shape; the error counts bytes.
+    pub fn from_bytes(dtype: DType, shape: &[usize], data: Vec<u8>) -> Result<DynTensor, TensorError> {
+        let expected = byte_count(dtype, element_count(shape)?);
+        if data.len() != expected {
+            return Err(TensorError::Bytes { shape: shape.to_vec(), dtype, expected, found: data.len() });
+        }
+        Ok(DynTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), data })
+    }
+
+    /// A dense tensor of values in row-major order, each rounded to the nearest of the dtype.
+    ///
+    /// # Panics
+    /// When the number of values is not that of the shape, or no tensor can hold the dtype.
+    pub fn from_f64(dtype: DType, shape: &[usize], values: &[f64]) -> DynTensor {
+        let mut tensor = DynTensor::zeros(dtype, shape);
+        assert_eq!(values.len(), tensor.len(), "shape {shape:?} and the number of values");
+        with_element!(dtype, T => {
+            for (i, &value) in values.iter().enumerate() {
+                // SAFETY: `zeros` made room for every element.
+                unsafe { T::write(tensor.data.as_mut_ptr(), i, <T as Element>::from_f64(value)) };
+            }
+        });
+        tensor
+    }
+
+    /// The values in row-major order.
+    ///
+    /// # Panics
+    /// When shape and strides reach beyond the data.
+    pub fn to_f64(&self) -> Vec<f64> {
+        let reach = launch::reach(&self.shape, &self.strides);
+        assert!(byte_count(self.dtype, reach) <= self.data.len(), "shape and strides reach beyond the data");
+        let mut values = Vec::with_capacity(self.len());
+        let mut coords = vec![0; self.shape.len()];
+        for _ in 0..self.len() {
+            let place = coords.iter().zip(&self.strides).map(|(c, s)| c * s).sum();
+            // SAFETY: `reach` is one past the last place.
+            values.push(with_element!(self.dtype, T => unsafe {
+                Element::to_f64(T::read(self.data.as_ptr(), place))
+            }));
+            for axis in (0..coords.len()).rev() {
+                coords[axis] += 1;
+                if coords[axis] < self.shape[axis] {
+                    break;
+                }
+                coords[axis] = 0;
+            }
+        }
+        values
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// True when there are no elements.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// An argument of a type-erased call, in the order of the kernel's parameters.
+#[derive(Debug)]
+pub enum DynArg<'a> {
+    /// For a `Tensor` or `TensorMut` parameter.
+    Tensor(&'a mut DynTensor),
+    /// For a scalar parameter.
+    Scalar(ScalarValue),
+}
+
+/// How to run on the CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuOptions {
+    /// Find programs that access one element, one of them storing, instead of asking for a proof that there are
+    /// none. Slower.
+    pub check_races: bool,
+}
+
+impl KernelDef {
+    /// Runs the kernel on the CPU.
+    ///
+    /// Const parameters come from `config`, dtype parameters from `dtypes.dtypes`; `dtypes.consts` adds const
+    /// parameters that the configuration lacks.
+    ///
+    /// # Errors
+    /// When an argument, the configuration or the grid does not fit the kernel, stores are not proved disjoint, or
+    /// the kernel stops.
+    pub fn run_cpu(
+        &'static self,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+        options: CpuOptions,
+    ) -> Result<(), LaunchError> {
+        let arguments = args.iter_mut().map(Argument::dynamic).collect();
+        let mut config = config.clone();
+        for (name, &value) in &dtypes.consts {
+            config.consts.entry(name.clone()).or_insert(value);
+        }
+        let options = Options { check_races: options.check_races, unproved: false };
+        launch::run_on_cpu(self, arguments, &config, &dtypes.dtypes, grid, options)
+    }
+}

@@ -1,0 +1,523 @@
+//! From a kernel's arguments to its programs: everything that can be wrong with a launch is found here.
+
+use crate::device::{Device, DeviceKind};
+use crate::dynamic::{DynArg, ScalarValue};
+use crate::eager::{self, Element, Scalar, Shadow, Tensor, TensorMut, View};
+use crate::error::LaunchError;
+use crate::registry::KernelDef;
+use crate::tensor::TensorBuf;
+use indexmap::IndexMap;
+use std::marker::PhantomData;
+use std::ptr::NonNull;
+use tile_lang::ast::{ConstKind, DTypeExpr, Param, TypeExpr};
+use tile_lang::{Bindings, Config, DType, Diagnostic, nearest};
+
+/// The largest extent of a tensor: kernels count in 32 bits.
+const MAX_EXTENT: usize = i32::MAX as usize;
+/// The largest grid a GPU takes.
+const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
+
+/// An argument on its way to a kernel.
+#[derive(Debug)]
+pub struct Argument<'a>(Kind<'a>);
+
+#[derive(Debug)]
+enum Kind<'a> {
+    Tensor(RawTensor<'a>),
+    Scalar(ScalarValue, DType),
+}
+
+/// A tensor without its types.
+#[derive(Debug)]
+struct RawTensor<'a> {
+    base: *mut u8,
+    /// Elements there are from `base` on.
+    len: usize,
+    dtype: DType,
+    shape: Vec<usize>,
+    strides: Vec<usize>,
+    writable: bool,
+    borrow: PhantomData<&'a mut u8>,
+}
+
+// SAFETY: it stands for a borrow of plain data, shared or exclusive as `writable` says.
+unsafe impl Send for RawTensor<'_> {}
+// SAFETY: as above; nothing is written through it but by the kernel's own stores.
+unsafe impl Sync for RawTensor<'_> {}
+
+impl<'a> Argument<'a> {
+    /// A tensor to read.
+    pub fn read<T: Element, const R: usize>(tensor: &'a TensorBuf<T, R>) -> Self {
+        let (base, len) = tensor.raw();
+        Self::tensor(base.cast_mut(), len, T::DTYPE, &tensor.shape(), &tensor.strides(), false)
+    }
+
+    /// A tensor to read and write.
+    pub fn write<T: Element, const R: usize>(tensor: &'a mut TensorBuf<T, R>) -> Self {
+        let (base, len) = tensor.raw_mut();
+        Self::tensor(base, len, T::DTYPE, &tensor.shape(), &tensor.strides(), true)
+    }
+
+    /// A scalar.
+    pub fn scalar<T: Scalar>(value: T) -> Self {
+        Argument(Kind::Scalar(value.to_value(), T::SCALAR))
+    }
+
+    /// What a type-erased caller passes.
+    pub(crate) fn dynamic(arg: &'a mut DynArg<'_>) -> Self {
+        match arg {
+            DynArg::Tensor(tensor) => {
+                let len = tensor.data.len() * 8 / tensor.dtype.bits() as usize;
+                let base = tensor.data.as_mut_ptr();
+                Self::tensor(base, len, tensor.dtype, &tensor.shape, &tensor.strides, true)
+            }
+            DynArg::Scalar(value) => {
+                let dtype = match value {
+                    ScalarValue::F32(_) => DType::F32,
+                    ScalarValue::I32(_) => DType::I32,
+                    ScalarValue::I64(_) => DType::I64,
+                    ScalarValue::Index(_) => DType::Index,
+                    ScalarValue::Bool(_) => DType::Bool,
+                };
+                Argument(Kind::Scalar(*value, dtype))
+            }
+        }
+    }
+
+    fn tensor(
+        base: *mut u8,
+        len: usize,
+        dtype: DType,
+        shape: &[usize],
+        strides: &[usize],
+        writable: bool,
+    ) -> Self {
+        Argument(Kind::Tensor(RawTensor {
+            base,
+            len,
+            dtype,
+            shape: shape.to_vec(),
+            strides: strides.to_vec(),
+            writable,
+            borrow: PhantomData,
+        }))
+    }
+}
+
+/// One past the last element that a shape with these strides reaches.
+pub(crate) fn reach(shape: &[usize], strides: &[usize]) -> usize {
+    if shape.contains(&0) {
+        return 0;
+    }
+    let last = shape.iter().zip(strides).map(|(d, s)| (d - 1).saturating_mul(*s));
+    last.fold(1usize, |sum, term| sum.saturating_add(term))
+}
+
+/// True when no two coordinates are one element: each stride steps over all that smaller ones reach.
+fn is_injective(shape: &[usize], strides: &[usize]) -> bool {
+    let mut axes: Vec<_> = shape.iter().zip(strides).filter(|(d, _)| **d > 1).collect();
+    axes.sort_by_key(|(_, s)| **s);
+    let mut reached = 1usize;
+    axes.iter().all(|&(&extent, &stride)| {
+        let fits = stride >= reached;
+        reached = (extent - 1).saturating_mul(stride).saturating_add(reached);
+        fits
+    })
+}
+
+/// What a launch may do without.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    /// Look for races while running, instead of asking for a proof.
+    pub check_races: bool,
+    /// The caller promises that programs store to disjoint elements.
+    pub unproved: bool,
+}
+
+/// Everything that the type-erased body of a kernel needs.
+pub struct EagerCall<'a> {
+    kernel: &'static KernelDef,
+    args: &'a [Argument<'a>],
+    shadows: &'a [Option<Shadow>],
+    consts: &'a IndexMap<String, i64>,
+    dtypes: &'a IndexMap<String, DType>,
+    grid: [usize; 3],
+}
+
+impl EagerCall<'_> {
+    /// The dtype of a dtype parameter.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        self.dtypes.get(name).copied()
+    }
+
+    /// The error of a dtype that the parameter's bound does not allow.
+    pub fn refuse_dtype(&self, name: &str) -> LaunchError {
+        let allowed = allowed_dtypes(self.kernel, name);
+        match self.dtype(name) {
+            Some(found) => LaunchError::ArgumentDType {
+                kernel: self.kernel.name,
+                name: name.to_owned(),
+                found,
+                expected: allowed,
+            },
+            None => LaunchError::DTypeNotBound { kernel: self.kernel.name, name: name.to_owned(), allowed },
+        }
+    }
+
+    /// A size parameter.
+    pub fn size(&self, name: &str) -> usize {
+        self.consts.get(name).map_or(0, |&v| v as usize)
+    }
+
+    /// A switch.
+    pub fn flag(&self, name: &str) -> bool {
+        self.size(name) != 0
+    }
+
+    /// The view of a tensor argument.
+    fn view<T: Element, const R: usize>(&self, index: usize) -> View<T, R> {
+        let Kind::Tensor(tensor) = &self.args[index].0 else {
+            unreachable!("run_on_cpu checked the kinds of the arguments");
+        };
+        assert_eq!(tensor.dtype, T::DTYPE, "run_on_cpu checked the dtypes of the arguments");
+        let extents = |values: &[usize]| values.try_into().expect("run_on_cpu checked the ranks");
+        View {
+            base: tensor.base,
+            shape: extents(&tensor.shape),
+            strides: extents(&tensor.strides),
+            shadow: self.shadows[index].as_ref().map(NonNull::from),
+            dtype: PhantomData,
+        }
+    }
+
+    /// A tensor argument to read.
+    pub fn tensor<T: Element, const R: usize>(&self, index: usize) -> Tensor<T, R> {
+        Tensor::new(self.view(index))
+    }
+
+    /// A tensor argument to read and write.
+    pub fn tensor_mut<T: Element, const R: usize>(&self, index: usize) -> TensorMut<T, R> {
+        TensorMut::new(self.view(index))
+    }
+
+    /// A scalar argument.
+    pub fn scalar<T: Scalar>(&self, index: usize) -> T {
+        let value = match &self.args[index].0 {
+            Kind::Scalar(value, _) => T::from_value(*value),
+            Kind::Tensor(_) => None,
+        };
+        value.expect("run_on_cpu checked the types of the scalars")
+    }
+
+    /// Runs the body once for each program.
+    pub fn run(&self, body: impl Fn() + Sync) -> Result<(), LaunchError> {
+        eager::run_grid(self.kernel.name, self.grid, body)
+    }
+}
+
+fn allowed_dtypes(kernel: &KernelDef, name: &str) -> String {
+    let param = kernel.ast().dtype_params.iter().find(|p| p.name == name);
+    let dtypes = param.map_or(&[] as &[DType], |p| p.bound.dtypes());
+    dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ")
+}
+
+/// Checks everything and runs the kernel's programs on this machine's cores.
+pub(crate) fn run_on_cpu(
+    kernel: &'static KernelDef,
+    args: Vec<Argument<'_>>,
+    config: &Config,
+    dtypes: &IndexMap<String, DType>,
+    grid: [usize; 3],
+    options: Options,
+) -> Result<(), LaunchError> {
+    check_grid(kernel, grid)?;
+    check_config(kernel, config)?;
+    check_arguments(kernel, &args, dtypes)?;
+    let known = |name: &String| kernel.ast().dtype_params.iter().any(|p| p.name == *name);
+    let bindings = Bindings {
+        consts: config.consts.clone(),
+        dtypes: dtypes.iter().filter(|(name, _)| known(name)).map(|(n, d)| (n.clone(), *d)).collect(),
+    };
+    let instance = kernel.instance(&bindings);
+    let files = || instance.files.clone();
+    if !instance.mistakes.is_empty() {
+        let diagnostics = instance.mistakes.clone();
+        return Err(LaunchError::Check { kernel: kernel.name, diagnostics, files: files() });
+    }
+    let unproved = instance.unproved.iter().filter(|u| grid[u.axis] > 1);
+    let diagnostics: Vec<_> = unproved.map(|u| Diagnostic::new(u.span, u.reason.clone())).collect();
+    if !diagnostics.is_empty() && !options.check_races && !options.unproved {
+        return Err(LaunchError::StoresNotProved { kernel: kernel.name, diagnostics, files: files() });
+    }
+    let shadows: Vec<Option<Shadow>> = args
+        .iter()
+        .zip(&kernel.ast().params)
+        .map(|(arg, param)| match (&arg.0, &param.ty) {
+            (Kind::Tensor(t), TypeExpr::Tensor { mutable: true, .. }) if options.check_races => {
+                let elements = reach(&t.shape, &t.strides);
+                Some(Shadow::new(&param.name, &t.shape, &t.strides, elements, grid))
+            }
+            _ => None,
+        })
+        .collect();
+    let call = EagerCall { kernel, args: &args, shadows: &shadows, consts: &config.consts, dtypes, grid };
+    (kernel.eager)(&call)
+}
+
+fn check_grid(kernel: &'static KernelDef, grid: [usize; 3]) -> Result<(), LaunchError> {
+    if grid.contains(&0) {
+        return Err(LaunchError::EmptyGrid { kernel: kernel.name, grid });
+    }
+    let total = grid.iter().try_fold(1usize, |n, &g| n.checked_mul(g));
+    let fits = grid.iter().zip(MAX_GRID).all(|(&g, max)| g <= max);
+    // Programs are numbered in 32 bits.
+    if !fits || total.is_none_or(|n| n >= u32::MAX as usize) {
+        return Err(LaunchError::GridTooLarge { kernel: kernel.name, grid });
+    }
+    Ok(())
+}
+
+fn check_config(kernel: &'static KernelDef, config: &Config) -> Result<(), LaunchError> {
+    let params = &kernel.ast().const_params;
+    let refuse = |name: &str, value: i64, expected: &'static str| {
+        Err(LaunchError::ConstValue { kernel: kernel.name, name: name.to_owned(), value, expected })
+    };
+    for name in config.consts.keys() {
+        if params.iter().all(|p| p.name != *name) {
+            let names = || params.iter().map(|p| p.name.as_str());
+            return Err(LaunchError::UnknownConst {
+                kernel: kernel.name,
+                name: name.clone(),
+                allowed: if params.is_empty() {
+                    "none".into()
+                } else {
+                    names().collect::<Vec<_>>().join(", ")
+                },
+                nearest: nearest(name, names()).map(str::to_owned),
+            });
+        }
+    }
+    for param in params {
+        match (param.kind, config.consts.get(&param.name)) {
+            (ConstKind::Size, None | Some(0)) => {
+                return Err(LaunchError::ConstNotSet { kernel: kernel.name, name: param.name.clone() });
+            }
+            (ConstKind::Bool, None) => {
+                return Err(LaunchError::ConstNotSet { kernel: kernel.name, name: param.name.clone() });
+            }
+            (ConstKind::Size, Some(&value)) if !(1..=i64::from(i32::MAX)).contains(&value) => {
+                return refuse(&param.name, value, "a size from 1 to 2147483647");
+            }
+            (ConstKind::Bool, Some(&value)) if !(0..=1).contains(&value) => {
+                return refuse(&param.name, value, "0 or 1");
+            }
+            _ => {}
+        }
+    }
+    if !config.num_warps.is_power_of_two() || config.num_warps > 16 {
+        return refuse("num_warps", config.num_warps.into(), "1, 2, 4, 8 or 16");
+    }
+    for (name, value) in
+        [("num_stages", config.num_stages), ("occupancy", config.occupancy), ("num_ctas", config.num_ctas)]
+    {
+        if value == 0 {
+            return refuse(name, 0, "at least 1");
+        }
+    }
+    Ok(())
+}
+
+fn check_arguments(
+    kernel: &'static KernelDef,
+    args: &[Argument<'_>],
+    dtypes: &IndexMap<String, DType>,
+) -> Result<(), LaunchError> {
+    let ast = kernel.ast();
+    for param in &ast.dtype_params {
+        if dtypes.get(&param.name).is_none_or(|d| !param.bound.dtypes().contains(d)) {
+            let (kernel_name, name) = (kernel.name, param.name.clone());
+            let allowed = allowed_dtypes(kernel, &param.name);
+            return Err(match dtypes.get(&param.name) {
+                Some(&found) => {
+                    LaunchError::ArgumentDType { kernel: kernel_name, name, found, expected: allowed }
+                }
+                None => LaunchError::DTypeNotBound { kernel: kernel_name, name, allowed },
+            });
+        }
+    }
+    if args.len() != ast.params.len() {
+        return Err(LaunchError::ArgumentCount {
+            kernel: kernel.name,
+            expected: ast.params.len(),
+            found: args.len(),
+        });
+    }
+    args.iter().zip(&ast.params).try_for_each(|(arg, param)| check_argument(kernel, arg, param, dtypes))
+}
+
+fn check_argument(
+    kernel: &'static KernelDef,
+    arg: &Argument<'_>,
+    param: &Param,
+    dtypes: &IndexMap<String, DType>,
+) -> Result<(), LaunchError> {
+    let (kernel, name) = (kernel.name, param.name.clone());
+    let bound = |expr: &DTypeExpr| match expr {
+        DTypeExpr::Known(dtype) => *dtype,
+        DTypeExpr::Param(param) => dtypes[param.as_str()],
+    };
+    match (&arg.0, &param.ty) {
+        (Kind::Tensor(tensor), TypeExpr::Tensor { dtype, rank, mutable }) => {
+            let expected = bound(dtype);
+            if tensor.dtype != expected {
+                let (found, expected) = (tensor.dtype, expected.to_string());
+                return Err(LaunchError::ArgumentDType { kernel, name, found, expected });
+            }
+            if tensor.shape.len() != *rank || tensor.strides.len() != *rank {
+                let shape = tensor.shape.clone();
+                return Err(LaunchError::ArgumentRank { kernel, name, shape, expected: *rank });
+            }
+            if let Some(axis) = tensor.shape.iter().position(|&d| d > MAX_EXTENT) {
+                let extent = tensor.shape[axis];
+                return Err(LaunchError::ExtentTooLarge { kernel, name, axis, extent });
+            }
+            let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
+            if reach(&shape, &strides) > tensor.len {
+                return Err(LaunchError::OutOfBounds { kernel, name, shape, strides, len: tensor.len });
+            }
+            if *mutable && !(tensor.writable && is_injective(&shape, &strides)) {
+                return Err(LaunchError::Overlap { kernel, name, shape, strides });
+            }
+            Ok(())
+        }
+        (Kind::Scalar(_, found), TypeExpr::Scalar(dtype)) => {
+            let expected = bound(dtype);
+            // A floating-point dtype parameter travels as f32.
+            let matches = *found == expected || (expected.is_float() && *found == DType::F32);
+            if matches {
+                return Ok(());
+            }
+            let expected = expected.to_string();
+            Err(LaunchError::ArgumentDType { kernel, name, found: *found, expected })
+        }
+        (Kind::Tensor(tensor), _) => {
+            let found = format!("a tensor of shape {:?}", tensor.shape);
+            Err(LaunchError::ArgumentKind { kernel, name, found, expected: "a scalar".into() })
+        }
+        (Kind::Scalar(_, found), _) => {
+            let found = format!("a scalar ({found})");
+            Err(LaunchError::ArgumentKind { kernel, name, found, expected: "a tensor".into() })
+        }
+    }
+}
+
+/// The configuration type that `#[tile_kernel]` makes: one field a const parameter and launch option.
+pub trait TypedConfig: Copy + Default {
+    /// The kernel it belongs to.
+    fn kernel() -> &'static KernelDef;
+    /// By name.
+    fn to_config(self) -> Config;
+    /// From names; what the configuration lacks is zero or false.
+    fn from_config(config: &Config) -> Self;
+}
+
+/// One to three extents of a grid; those left out are 1.
+pub trait IntoGrid {
+    /// All three.
+    fn into_grid(self) -> [usize; 3];
+}
+
+impl IntoGrid for usize {
+    fn into_grid(self) -> [usize; 3] {
+        [self, 1, 1]
+    }
+}
+
+impl IntoGrid for [usize; 1] {
+    fn into_grid(self) -> [usize; 3] {
+        [self[0], 1, 1]
+    }
+}
+
+impl IntoGrid for [usize; 2] {
+    fn into_grid(self) -> [usize; 3] {
+        [self[0], self[1], 1]
+    }
+}
+
+impl IntoGrid for [usize; 3] {
+    fn into_grid(self) -> [usize; 3] {
+        self
+    }
+}
+
+/// A kernel with its arguments, about to be launched: give it a [`grid`](Self::grid), perhaps a
+/// [`config`](Self::config), then [`launch`](Self::launch) it.
+#[must_use = "a kernel runs only when it is launched"]
+pub struct Launch<'a, C> {
+    args: Vec<Argument<'a>>,
+    dtypes: IndexMap<String, DType>,
+    grid: Option<[usize; 3]>,
+    config: C,
+    check_races: bool,
+}
+
+impl<'a, C: TypedConfig> Launch<'a, C> {
+    /// For the macro's use.
+    #[doc(hidden)]
+    pub fn new<const N: usize>(args: Vec<Argument<'a>>, dtypes: [(&'static str, DType); N]) -> Self {
+        let dtypes = dtypes.into_iter().map(|(name, dtype)| (name.to_owned(), dtype)).collect();
+        Launch { args, dtypes, grid: None, config: C::default(), check_races: false }
+    }
+
+    /// How many programs to run along each axis.
+    pub fn grid(mut self, grid: impl IntoGrid) -> Self {
+        self.grid = Some(grid.into_grid());
+        self
+    }
+
+    /// The tile sizes and launch options; the kernel's default configuration when it is not called.
+    pub fn config(mut self, config: C) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// On the CPU: watch every access to the mutable tensors, and stop when two programs meet at one element and
+    /// one of them stores. Slower; asks for no proof that stores are disjoint.
+    pub fn check_races(mut self, check: bool) -> Self {
+        self.check_races = check;
+        self
+    }
+
+    /// Runs the kernel and waits for it.
+    ///
+    /// # Errors
+    /// When the grid, the configuration or an argument does not fit the kernel; when stores of two programs are
+    /// not proved disjoint; when a program stops, with the kernel's line. The contents of the mutable tensors are
+    /// unspecified after an error of a running program, and untouched after any other.
+    pub fn launch(self, device: &Device) -> Result<(), LaunchError> {
+        self.run(device, false)
+    }
+
+    /// Runs the kernel without a proof that programs store to disjoint elements.
+    ///
+    /// # Safety
+    /// No two programs of the grid may access one element of a mutable tensor if one of them stores to it.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), but for the proof.
+    pub unsafe fn launch_unchecked(self, device: &Device) -> Result<(), LaunchError> {
+        self.run(device, true)
+    }
+
+    fn run(self, device: &Device, unproved: bool) -> Result<(), LaunchError> {
+        let kernel = C::kernel();
+        let grid = self.grid.ok_or(LaunchError::NoGrid { kernel: kernel.name })?;
+        let options = Options { check_races: self.check_races, unproved };
+        match device.kind() {
+            DeviceKind::Cpu => {
+                run_on_cpu(kernel, self.args, &self.config.to_config(), &self.dtypes, grid, options)
+            }
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! Kernels through the macro on the CPU device.
+
+mod matmul;
