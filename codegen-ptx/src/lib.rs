@@ -5,7 +5,10 @@
 //! into PTX, all in process. [`compile`] is the whole way; [`ptxas`] assembles the result where the assembler
 //! is installed.
 
+pub mod error;
 pub mod gpu;
 pub mod layout;
 pub mod llvm;
+pub mod lower;
+pub mod ptxas;
 pub mod target;

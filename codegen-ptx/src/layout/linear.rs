@@ -168,7 +168,7 @@ impl LinearLayout {
     }
 
     /// Coordinates as a row-major element number; linear, since dimensions are powers of two.
-    pub(super) fn flatten(&self, at: &[u32]) -> u64 {
+    pub(crate) fn flatten(&self, at: &[u32]) -> u64 {
         at.iter().zip(&self.shape).fold(0, |n, (&c, &size)| n * size as u64 + u64::from(c))
     }
 

@@ -8,7 +8,9 @@ use melior::ir::attribute::{
 };
 use melior::ir::operation::{OperationBuilder, OperationLike};
 use melior::ir::r#type::IntegerType;
-use melior::ir::{Attribute, Block, BlockLike, Identifier, Location, RegionLike, RegionRef, Type, TypeLike, ValueLike};
+use melior::ir::{
+    Attribute, Block, BlockLike, Identifier, Location, RegionLike, RegionRef, Type, TypeLike, ValueLike,
+};
 use std::collections::HashMap;
 use tile_ir::types::{Blk, Val};
 use tile_lang::dtype::DType;
@@ -26,7 +28,6 @@ pub(super) struct Types<'c> {
     pub f32: Type<'c>,
     pub f16x2: Type<'c>,
     pub bf16x2: Type<'c>,
-    pub global_ptr: Type<'c>,
 }
 
 impl<'c> Types<'c> {
@@ -44,7 +45,6 @@ impl<'c> Types<'c> {
             f32: Type::float32(context),
             f16x2: Type::vector(&[2], f16),
             bf16x2: Type::vector(&[2], bf16),
-            global_ptr: melior::dialect::llvm::r#type::pointer(context, 1),
         }
     }
 
@@ -380,7 +380,12 @@ impl<'c> Emitter<'c> {
     }
 
     /// Calls an LLVM intrinsic by its full name.
-    pub fn intrinsic(&mut self, name: &str, operands: &[Val<'c>], result: Option<Type<'c>>) -> Option<Val<'c>> {
+    pub fn intrinsic(
+        &mut self,
+        name: &str,
+        operands: &[Val<'c>],
+        result: Option<Type<'c>>,
+    ) -> Option<Val<'c>> {
         let segments = DenseI32ArrayAttribute::new(self.context, &[operands.len() as i32, 0]).into();
         let bundles = DenseI32ArrayAttribute::new(self.context, &[]).into();
         let attributes = [
@@ -399,12 +404,24 @@ impl<'c> Emitter<'c> {
     /// Inline PTX that touches memory or synchronizes: neither moved nor removed.
     ///
     /// `$0`, `$1`, .. are the results, then the operands. Several results come as a list.
-    pub fn asm(&mut self, text: &str, constraints: &str, operands: &[Val<'c>], results: &[Type<'c>]) -> Vec<Val<'c>> {
+    pub fn asm(
+        &mut self,
+        text: &str,
+        constraints: &str,
+        operands: &[Val<'c>],
+        results: &[Type<'c>],
+    ) -> Vec<Val<'c>> {
         self.inline_asm(text, constraints, operands, results, true)
     }
 
     /// Inline PTX that only computes.
-    pub fn pure_asm(&mut self, text: &str, constraints: &str, operands: &[Val<'c>], result: Type<'c>) -> Val<'c> {
+    pub fn pure_asm(
+        &mut self,
+        text: &str,
+        constraints: &str,
+        operands: &[Val<'c>],
+        result: Type<'c>,
+    ) -> Val<'c> {
         self.inline_asm(text, constraints, operands, &[result], false)[0]
     }
 
@@ -519,7 +536,8 @@ impl<'c> Emitter<'c> {
                 let index = if is_lane { e.lane() } else { e.warp() };
                 // Bits that move by one distance move together.
                 for distance in -31..32i32 {
-                    let moved = |bit: usize| bases[bit].checked_shr((bit as i32 + distance) as u32).unwrap_or(0) & 1;
+                    let moved =
+                        |bit: usize| bases[bit].checked_shr((bit as i32 + distance) as u32).unwrap_or(0) & 1;
                     let bits = (0..bases.len()).filter(|&b| b as i32 + distance >= 0 && moved(b) == 1);
                     let bits: i64 = bits.map(|b| 1i64 << b).sum();
                     if bits != 0 {
@@ -537,6 +555,13 @@ impl<'c> Emitter<'c> {
         let result = ThreadValue { value, mask };
         self.linear.insert(key, result);
         result
+    }
+
+    /// The number moved by the XOR with a constant; mostly an addition, which addressing modes take.
+    pub fn displace(&mut self, at: ThreadValue<'c>, offset: u32) -> Val<'c> {
+        let crossed = self.xor_const(at.value, offset & at.mask);
+        let rest = self.i32(i64::from(offset & !at.mask));
+        self.add(crossed, rest)
     }
 
     /// A predicate that holds in the threads whose `lane` and `warp` bits are all zero; `None` for all.
@@ -560,6 +585,5 @@ impl<'c> Emitter<'c> {
 pub(super) enum Cmp {
     Eq = 0,
     Slt = 2,
-    Sge = 5,
     Ult = 6,
 }

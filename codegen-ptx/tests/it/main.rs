@@ -1,3 +1,4 @@
 //! Integration tests of the code generator.
 
+mod lowering;
 mod passes;

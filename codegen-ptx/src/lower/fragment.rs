@@ -1,0 +1,152 @@
+//! Operand fragments of `mma` from shared memory, by `ldmatrix` on demand.
+//!
+//! `ldmatrix` moves 8x16-byte matrices: lane `l` receives the 4 bytes at byte `4 (l % 4)` of row `l / 4`, or,
+//! transposed, the two 16-bit elements at rows `2 (l % 4)` and the next, column `l / 4`. Lanes `8 i` to
+//! `8 i + 7` supply the addresses of the rows of matrix `i`, so that one instruction fills up to four registers
+//! from anywhere. A layout qualifies when its lowest register bits and two or three lane bits walk through 16
+//! consecutive bytes; its other bits may lead anywhere.
+
+use super::Lowering;
+use super::emitter::ThreadValue;
+use super::global::shared_offset;
+use super::value::{Registers, Shared, elem_bytes, pack, packing};
+use crate::layout::LinearLayout;
+use std::collections::HashMap;
+use std::rc::Rc;
+use tile_ir::types::Val;
+use tile_lang::dtype::DType;
+
+/// A tile in shared memory that is read register by register.
+pub(super) struct Fragment<'c> {
+    shared: Shared<'c>,
+    base: Val<'c>,
+    layout: Rc<LinearLayout>,
+    transposed: bool,
+    matrices: Option<Matrices<'c>>,
+    /// Registers read so far, by number.
+    loaded: HashMap<usize, Val<'c>>,
+}
+
+/// How `ldmatrix` reads a layout.
+struct Matrices<'c> {
+    /// Bits of the register number (of 32-bit registers) that tell the matrices of one instruction apart.
+    bits: Vec<usize>,
+    /// Offset in the slot of the row that this lane supplies.
+    row: ThreadValue<'c>,
+    transpose: bool,
+}
+
+impl Fragment<'_> {
+    /// Whether `ldmatrix` reads it.
+    pub fn is_matrices(&self) -> bool {
+        self.matrices.is_some()
+    }
+}
+
+impl<'c> Lowering<'c> {
+    /// Prepares to read a slot in a layout. `prefer` names the register bits that one `ldmatrix` should span.
+    pub(super) fn fragment(
+        &mut self,
+        shared: &Shared<'c>,
+        base: Val<'c>,
+        layout: &Rc<LinearLayout>,
+        transposed: bool,
+        prefer: &[usize],
+    ) -> Fragment<'c> {
+        let matrices = self.matrices(shared, layout, transposed, prefer);
+        Fragment {
+            shared: shared.clone(),
+            base,
+            layout: Rc::clone(layout),
+            transposed,
+            matrices,
+            loaded: HashMap::new(),
+        }
+    }
+
+    fn matrices(
+        &mut self,
+        shared: &Shared<'c>,
+        layout: &LinearLayout,
+        transposed: bool,
+        prefer: &[usize],
+    ) -> Option<Matrices<'c>> {
+        let bytes = elem_bytes(shared.dtype);
+        if matches!(shared.dtype, DType::Bool | DType::F4E2M1FN) || bytes > 4 {
+            return None;
+        }
+        let offset = |basis: &Vec<u32>| shared_offset(&shared.layout, layout, basis, transposed) as u32;
+        let inner = (4 / bytes).trailing_zeros() as usize;
+        if layout.register.len() < inner {
+            return None;
+        }
+        let lanes: Vec<u32> = layout.lane.iter().map(offset).collect();
+        let registers: Vec<u32> = layout.register.iter().map(offset).collect();
+        let along_row = (0..inner).all(|i| registers[i] == (bytes << i) as u32) && lanes[..2] == [4, 8];
+        let along_column = bytes == 2 && lanes[2..] == [2, 4, 8];
+        // The bits that walk through the rows of a matrix.
+        let rows: Vec<u32> = match (along_row, along_column) {
+            (true, _) => lanes[2..].to_vec(),
+            (false, true) => vec![registers[0], lanes[0], lanes[1]],
+            _ => return None,
+        };
+        // Every row starts a chunk of 16 bytes.
+        let outer = &registers[inner..];
+        if rows.iter().chain(outer).any(|o| o % 16 != 0) {
+            return None;
+        }
+        let mut bits: Vec<usize> = prefer.iter().copied().filter(|&b| b < outer.len()).collect();
+        bits.extend((0..outer.len()).filter(|b| !prefer.contains(b)));
+        bits.truncate(2);
+        let mut lane = rows;
+        lane.extend(bits.iter().map(|&b| outer[b]));
+        lane.resize(5, 0);
+        let warp: Vec<u32> = layout.warp.iter().map(offset).collect();
+        if warp.iter().any(|o| o % 16 != 0) {
+            return None;
+        }
+        let row = self.e.linear(&lane, &warp);
+        Some(Matrices { bits, row, transpose: !along_row })
+    }
+
+    /// One 32-bit register of a fragment, counted in the order of the layout.
+    pub(super) fn fragment_register(&mut self, fragment: &mut Fragment<'c>, number: usize) -> Val<'c> {
+        if let Some(&register) = fragment.loaded.get(&number) {
+            return register;
+        }
+        let bytes = elem_bytes(fragment.shared.dtype);
+        let per_word = 4 / bytes;
+        let Some(matrices) = &fragment.matrices else {
+            let tile =
+                self.load_vectors(&fragment.shared, fragment.base, &fragment.layout, fragment.transposed);
+            let registers = match &tile.registers {
+                Registers::Elements(elements) if packing(tile.dtype) == 1 => {
+                    elements.iter().map(|&x| pack(&mut self.e, &[x], tile.dtype)).collect::<Vec<_>>()
+                }
+                _ => tile.packed_registers(&mut self.e).to_vec(),
+            };
+            fragment.loaded = registers.into_iter().enumerate().collect();
+            return fragment.loaded[&number];
+        };
+        let mask: usize = matrices.bits.iter().map(|b| 1 << b).sum();
+        let first = number & !mask;
+        let at = fragment.layout.apply((first * per_word) as u32, 0, 0);
+        let offset = shared_offset(&fragment.shared.layout, &fragment.layout, &at, fragment.transposed);
+        let (address, constant) = self.shared_address_of(fragment.base, matrices.row, offset as u32);
+        let count = 1 << matrices.bits.len();
+        let trans = if matrices.transpose { ".trans" } else { "" };
+        let list: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        let text = format!(
+            "ldmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 {{{}}}, [${count} + {constant}];",
+            list.join(", ")
+        );
+        let constraints = format!("{},r,~{{memory}}", vec!["=r"; count].join(","));
+        let registers = self.e.asm(&text, &constraints, &[address], &vec![self.e.types.i32; count]);
+        for (i, register) in registers.into_iter().enumerate() {
+            let set = matrices.bits.iter().enumerate().filter(|(k, _)| i >> k & 1 == 1);
+            let which = set.fold(first, |n, (_, bit)| n | 1 << bit);
+            fragment.loaded.insert(which, register);
+        }
+        fragment.loaded[&number]
+    }
+}

@@ -1,0 +1,591 @@
+//! Global memory: blocks of views to and from registers, asynchronous copies to shared memory, gather and
+//! scatter.
+
+use super::emitter::{Cmp, ThreadValue};
+use super::value::{Lowered, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
+use super::{Lowering, internal};
+use crate::error::LowerError;
+use crate::layout::{LinearLayout, blocked};
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use tile_ir::types::{Op, Val};
+use tile_lang::dtype::DType;
+
+/// A block of a view, and which part of it this thread deals with.
+struct Block<'c> {
+    view: Rc<View<'c>>,
+    /// Coordinates within the block when the register is 0.
+    thread: Vec<ThreadValue<'c>>,
+    /// Extents left from the block's start on, i32.
+    left: Vec<Val<'c>>,
+    /// Address of the block's first element.
+    start: Val<'c>,
+    inside: HashMap<(usize, u32), Val<'c>>,
+    rows: HashMap<Vec<u32>, Val<'c>>,
+}
+
+impl<'c> Lowering<'c> {
+    /// Where a thread's first register lies, for each dimension.
+    pub(super) fn thread_coordinates(&mut self, layout: &LinearLayout) -> Vec<ThreadValue<'c>> {
+        (0..layout.rank())
+            .map(|d| {
+                let of = |bases: &[Vec<u32>]| bases.iter().map(|b| b[d]).collect::<Vec<_>>();
+                self.e.linear(&of(&layout.lane), &of(&layout.warp))
+            })
+            .collect()
+    }
+
+    fn block(
+        &mut self,
+        op: Op,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        layout: &LinearLayout,
+    ) -> Result<Block<'c>, LowerError> {
+        let view = self.view(op, view)?;
+        if view.dims.len() != layout.rank() || index.len() != layout.rank() {
+            return Err(internal(op, "tile and tensor differ in rank"));
+        }
+        let thread = self.thread_coordinates(layout);
+        let mut left = Vec::new();
+        let mut elements: Option<Val> = None;
+        for (d, &index) in index.iter().enumerate() {
+            let index = self.scalar(op, index)?;
+            let e = &mut self.e;
+            let size = e.i32(layout.shape[d] as i64);
+            let start = e.mul(index, size);
+            left.push(e.sub(view.dims[d], start));
+            let wide = e.widen(start);
+            let distance = e.mul(wide, view.strides[d]);
+            elements = Some(match elements {
+                Some(sum) => e.add(sum, distance),
+                None => distance,
+            });
+        }
+        let e = &mut self.e;
+        let elements = elements.unwrap_or_else(|| e.int(0, e.types.i64));
+        let bytes = self.bytes(elements, view.dtype);
+        let start = self.e.offset(view.pointer, bytes);
+        Ok(Block { view, thread, left, start, inside: HashMap::new(), rows: HashMap::new() })
+    }
+
+    /// A number of elements as bytes; of f4, two are one byte.
+    fn bytes(&mut self, elements: Val<'c>, dtype: DType) -> Val<'c> {
+        match dtype.bits() {
+            4 => self.e.shift(elements, -1),
+            bits => self.e.shift(elements, (bits / 8).trailing_zeros() as i32),
+        }
+    }
+
+    /// The bytes from the block's start to an element of this thread: the part that varies by thread, shared by
+    /// registers at the same offsets in the dimensions without unit stride, and a constant.
+    fn address(&mut self, block: &mut Block<'c>, offset: &[u32]) -> (Val<'c>, usize) {
+        let unit = block.view.facts.unit_stride;
+        let mut key = offset.to_vec();
+        let mut constant = 0;
+        if let Some(unit) = unit {
+            // What does not cross the thread's bits is added by the instruction.
+            constant = (offset[unit] & !block.thread[unit].mask) as usize;
+            key[unit] &= block.thread[unit].mask;
+        }
+        let bits = block.view.dtype.bits() as usize;
+        let constant = constant * bits / 8;
+        if let Some(&row) = block.rows.get(&key) {
+            return (row, constant);
+        }
+        let e = &mut self.e;
+        let mut elements = e.int(0, e.types.i64);
+        for (d, &offset) in key.iter().enumerate() {
+            let at = block.thread[d];
+            let coordinate = self.e.in_prologue(|e| {
+                let narrow = e.displace(at, offset);
+                e.widen(narrow)
+            });
+            // The product depends on the thread and the tensor only, not on the block.
+            let stride = block.view.strides[d];
+            elements = self.e.in_prologue(|e| {
+                let distance = e.mul(coordinate, stride);
+                e.add(elements, distance)
+            });
+        }
+        let dtype = block.view.dtype;
+        let bytes = match dtype.bits() {
+            4 => self.e.in_prologue(|e| e.shift(elements, -1)),
+            bits => self.e.in_prologue(|e| e.shift(elements, (bits / 8).trailing_zeros() as i32)),
+        };
+        let row = self.e.offset(block.start, bytes);
+        block.rows.insert(key, row);
+        (row, constant)
+    }
+
+    /// Whether the coordinate at `offset` of dimension `d` lies inside the view.
+    fn inside(&mut self, block: &mut Block<'c>, d: usize, offset: u32) -> Val<'c> {
+        if let Some(&found) = block.inside.get(&(d, offset)) {
+            return found;
+        }
+        let at = block.thread[d];
+        let coordinate = self.e.in_prologue(|e| e.displace(at, offset));
+        let inside = self.e.icmp(Cmp::Slt, coordinate, block.left[d]);
+        block.inside.insert((d, offset), inside);
+        inside
+    }
+
+    /// Whether an element lies inside the view, `skip` left out.
+    fn all_inside(&mut self, block: &mut Block<'c>, offset: &[u32], skip: Option<usize>) -> Option<Val<'c>> {
+        let mut inside = None;
+        for (d, &offset) in offset.iter().enumerate() {
+            // Every block starts inside a dimension that it takes one element of, unless the view is empty.
+            if Some(d) != skip {
+                let here = self.inside(block, d, offset);
+                inside = self.e.both(inside, Some(here));
+            }
+        }
+        inside
+    }
+
+    /// Elements of one access: registers that are consecutive in memory, at most `vec_bytes`.
+    fn vector_elems(view: &View, layout: &LinearLayout, vec_bytes: usize) -> usize {
+        if view.dtype == DType::F4E2M1FN {
+            return 1;
+        }
+        let Some(unit) = view.facts.unit_stride else { return 1 };
+        layout.contiguous_registers(unit).min((vec_bytes / elem_bytes(view.dtype)).max(1))
+    }
+
+    pub(super) fn lower_global_load(
+        &mut self,
+        op: Op<'c>,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        vec_bytes: usize,
+    ) -> Result<(), LowerError> {
+        let (layout, dtype) = self.result_tile(op)?;
+        let mut block = self.block(op, view, index, &layout)?;
+        let elems = Self::vector_elems(&block.view, &layout, vec_bytes);
+        let mut elements = Vec::with_capacity(layout.num_registers());
+        for register in (0..layout.num_registers()).step_by(elems) {
+            let offset = layout.apply(register as u32, 0, 0);
+            let inside = self.all_inside(&mut block, &offset, None);
+            let (address, constant) = self.address(&mut block, &offset);
+            if dtype == DType::F4E2M1FN {
+                let byte = self.load(address, constant, 1, inside)[0];
+                let odd = self.parity(&block, &offset);
+                elements.push(self.nibble(byte, odd));
+            } else {
+                let words = self.load(address, constant, elems * elem_bytes(dtype), inside);
+                self.elements_of_words(&words, dtype, elems, &mut elements);
+            }
+        }
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        Ok(())
+    }
+
+    /// The lowest bit of an element's number, as i32.
+    fn parity(&mut self, block: &Block<'c>, offset: &[u32]) -> Val<'c> {
+        let mut sum = self.e.i32(0);
+        for (d, &offset) in offset.iter().enumerate() {
+            let coordinate = self.e.displace(block.thread[d], offset);
+            let stride = block.view.strides[d];
+            let stride = match self.e.known(stride) {
+                Some(known) => self.e.i32(known),
+                None => self.e.convert("llvm.trunc", stride, self.e.types.i32),
+            };
+            let part = self.e.binary("llvm.mul", coordinate, stride);
+            sum = self.e.binary("llvm.add", sum, part);
+        }
+        self.e.and_const(sum, 1)
+    }
+
+    /// The low or, when `odd`, the high four bits of a byte.
+    fn nibble(&mut self, byte: Val<'c>, odd: Val<'c>) -> Val<'c> {
+        let e = &mut self.e;
+        let distance = e.shift(odd, 2);
+        let distance = e.convert("llvm.trunc", distance, e.types.i8);
+        let low = e.binary("llvm.lshr", byte, distance);
+        e.and_const(low, 15)
+    }
+
+    /// Splits loaded words into elements.
+    pub(super) fn elements_of_words(
+        &mut self,
+        words: &[Val<'c>],
+        dtype: DType,
+        count: usize,
+        elements: &mut Vec<Val<'c>>,
+    ) {
+        let bits = elem_bytes(dtype) * 8;
+        if count * bits < 32 && count == 1 {
+            elements.push(from_bits(&mut self.e, words[0], dtype));
+            return;
+        }
+        let per_word = 32 / bits;
+        if packing(dtype) == per_word && count >= per_word {
+            for &word in words {
+                elements.extend(unpack(&mut self.e, word, dtype));
+            }
+            return;
+        }
+        // Bytes that no 32-bit register form exists for, or half a register of them.
+        let narrow = if bits == 8 { self.e.types.i8 } else { self.e.types.i16 };
+        for i in 0..count {
+            let word = words[i / per_word];
+            let moved = self.e.shift(word, -((i % per_word * bits) as i32));
+            let piece = self.e.convert("llvm.trunc", moved, narrow);
+            elements.push(from_bits(&mut self.e, piece, dtype));
+        }
+    }
+
+    /// Joins elements into the words of one access of their total size.
+    pub(super) fn words_of_elements(&mut self, elements: &[Val<'c>], dtype: DType) -> Vec<Val<'c>> {
+        let bits = elem_bytes(dtype) * 8;
+        if elements.len() == 1 {
+            return vec![to_bits(&mut self.e, elements[0], dtype)];
+        }
+        let per_word = 32 / bits;
+        if packing(dtype) == per_word && elements.len() >= per_word {
+            return elements.chunks(per_word).map(|c| pack(&mut self.e, c, dtype)).collect();
+        }
+        let total = (elements.len().min(per_word) * bits) as u32;
+        let (i16, i32) = (self.e.types.i16, self.e.types.i32);
+        let ty = if total == 16 { i16 } else { i32 };
+        let mut words = Vec::new();
+        for chunk in elements.chunks(per_word) {
+            let mut word: Option<Val> = None;
+            for (i, &element) in chunk.iter().enumerate() {
+                let piece = to_bits(&mut self.e, element, dtype);
+                let piece = self.e.convert("llvm.zext", piece, ty);
+                let piece = self.e.shift(piece, (i * bits) as i32);
+                word = Some(match word {
+                    Some(word) => self.e.binary("llvm.or", word, piece),
+                    None => piece,
+                });
+            }
+            words.extend(word);
+        }
+        words
+    }
+
+    /// Loads `bytes` from an address, zeros where `inside` does not hold. One value of 8 or 16 bits, or words.
+    fn load(
+        &mut self,
+        address: Val<'c>,
+        constant: usize,
+        bytes: usize,
+        inside: Option<Val<'c>>,
+    ) -> Vec<Val<'c>> {
+        let types = self.e.types;
+        let (suffix, code, ty, count) = match bytes {
+            1 => ("b8", "h", types.i16, 1),
+            2 => ("b16", "h", types.i16, 1),
+            _ => ("b32", "r", types.i32, bytes / 4),
+        };
+        let list: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        let vector = if count > 1 { format!(".v{count}") } else { String::new() };
+        let target = if count > 1 { format!("{{{}}}", list.join(", ")) } else { list[0].clone() };
+        let mut text = String::new();
+        let mut operands = vec![address];
+        let mut constraints = vec![format!("={code}"); count];
+        constraints.push("l".to_owned());
+        let zero = if suffix == "b32" { "mov.b32" } else { "mov.b16" };
+        match inside {
+            Some(inside) => {
+                for register in &list {
+                    text += &format!("{zero} {register}, 0; ");
+                }
+                text += &format!("@${} ", count + 1);
+                operands.push(inside);
+                constraints.push("b".to_owned());
+            }
+            None => {}
+        }
+        text += &format!("ld.global{vector}.{suffix} {target}, [${count} + {constant}];");
+        let results = vec![ty; count];
+        // A result must not share a register with the address or predicate read after it is written.
+        let constraints: Vec<String> = constraints
+            .into_iter()
+            .map(|c| if c.starts_with('=') { c.replace('=', "=&") } else { c })
+            .collect();
+        let loaded = self.e.asm(&text, &(constraints.join(",") + ",~{memory}"), &operands, &results);
+        if bytes == 1 {
+            return vec![self.e.convert("llvm.trunc", loaded[0], types.i8)];
+        }
+        loaded
+    }
+
+    /// Stores words, or one value of 8 or 16 bits, where `inside` holds.
+    fn store(
+        &mut self,
+        address: Val<'c>,
+        constant: usize,
+        words: &[Val<'c>],
+        bytes: usize,
+        inside: Option<Val<'c>>,
+    ) {
+        let types = self.e.types;
+        let (suffix, code) = match bytes {
+            1 => ("b8", "h"),
+            2 => ("b16", "h"),
+            4.. => ("b32", "r"),
+            _ => ("b16", "h"),
+        };
+        let mut operands: Vec<_> = words.to_vec();
+        if bytes == 1 {
+            operands[0] = self.e.convert("llvm.zext", operands[0], types.i16);
+        }
+        let count = words.len();
+        let list: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        let vector = if count > 1 { format!(".v{count}") } else { String::new() };
+        let source = if count > 1 { format!("{{{}}}", list.join(", ")) } else { list[0].clone() };
+        let mut constraints = vec![code; count];
+        operands.push(address);
+        constraints.push("l");
+        let mut text = String::new();
+        if let Some(inside) = inside {
+            operands.push(inside);
+            constraints.push("b");
+            text += &format!("@${} ", count + 1);
+        }
+        text += &format!("st.global{vector}.{suffix} [${count} + {constant}], {source};");
+        self.e.asm(&text, &(constraints.join(",") + ",~{memory}"), &operands, &[]);
+    }
+
+    pub(super) fn lower_global_store(
+        &mut self,
+        op: Op<'c>,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        tile: Val<'c>,
+        vec_bytes: usize,
+    ) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let layout = Rc::clone(&tile.layout);
+        let mut block = self.block(op, view, index, &layout)?;
+        let free = layout.free_variable_masks();
+        let once = self.e.threads_without(free.lane, free.warp);
+        let dtype = tile.dtype;
+        let four_bits = dtype == DType::F4E2M1FN;
+        let elems = if four_bits { 2 } else { Self::vector_elems(&block.view, &layout, vec_bytes) };
+        if four_bits
+            && (layout.num_registers() < 2
+                || block.view.facts.unit_stride.is_none_or(|u| layout.contiguous_registers(u) < 2))
+        {
+            return Err(LowerError::Unsupported {
+                what: "a store of single f4E2M1FN elements, two of which share a byte,".to_owned(),
+                target: self.e.target.part,
+                place: tile_ir::context::Place::of(melior::ir::operation::OperationLike::location(&*op)),
+            });
+        }
+        let packed = packing(dtype) > 1 && elems >= packing(dtype);
+        let registers = if packed { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
+        for register in (0..layout.num_registers()).step_by(elems) {
+            if register as u32 & free.register != 0 {
+                continue;
+            }
+            let offset = layout.apply(register as u32, 0, 0);
+            let inside = self.all_inside(&mut block, &offset, None);
+            let inside = self.e.both(inside, once);
+            let (address, constant) = self.address(&mut block, &offset);
+            let (words, bytes) = if four_bits {
+                let high = self.e.shift(registers[register + 1], 4);
+                let low = self.e.and_const(registers[register], 15);
+                (vec![self.e.binary("llvm.or", low, high)], 1)
+            } else if packed {
+                let per_word = packing(dtype);
+                (
+                    registers[register / per_word..(register + elems) / per_word].to_vec(),
+                    elems * elem_bytes(dtype),
+                )
+            } else {
+                (
+                    self.words_of_elements(&registers[register..register + elems], dtype),
+                    elems * elem_bytes(dtype),
+                )
+            };
+            self.store(address, constant, &words, bytes, inside);
+        }
+        Ok(())
+    }
+
+    /// The whole CTA copies a block to a slot, `vec_bytes` a thread and instruction.
+    pub(super) fn lower_async_copy(
+        &mut self,
+        op: Op<'c>,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        (smem, slot): (Val<'c>, Val<'c>),
+        tile_shape: &[usize],
+        vec_bytes: usize,
+    ) -> Result<(), LowerError> {
+        let shared = self.shared(op, smem)?;
+        let dtype = shared.dtype;
+        let elems = vec_bytes / elem_bytes(dtype);
+        let source = self.view(op, view)?;
+        let unit = source.facts.unit_stride;
+        if !matches!(vec_bytes, 4 | 8 | 16) || (elems > 1 && unit != Some(tile_shape.len() - 1)) {
+            return Err(internal(op, "a copy of this width cannot be asynchronous"));
+        }
+        let order: Vec<usize> = (0..tile_shape.len()).rev().collect();
+        let warps = self.num_warps(op)?;
+        let layout = blocked(tile_shape, warps, elems, &order);
+        if layout.contiguous_registers(tile_shape.len() - 1) < elems {
+            return Err(internal(op, "rows are shorter than one copy"));
+        }
+        let mut block = self.block(op, view, index, &layout)?;
+        let free = layout.free_variable_masks();
+        let once = self.e.threads_without(free.lane, free.warp);
+        let at = self.shared_thread_offset(&shared, &layout, false);
+        let base = self.slot_base(op, &shared, slot)?;
+        for register in (0..layout.num_registers()).step_by(elems) {
+            let offset = layout.apply(register as u32, 0, 0);
+            let inside = self.all_inside(&mut block, &offset, None);
+            let (address, constant) = self.address(&mut block, &offset);
+            let target = shared_offset(&shared.layout, &layout, &offset, false);
+            let (target, target_constant) = self.shared_address_of(base, at, target as u32);
+            let e = &mut self.e;
+            let mut operands = vec![target, address];
+            let mut constraints = String::from("r,l");
+            let size = inside.map(|inside| {
+                let (full, none) = (e.i32(vec_bytes as i64), e.i32(0));
+                e.select(inside, full, none)
+            });
+            let mut text = String::new();
+            if let Some(once) = once {
+                text += &format!("@${} ", 2 + size.iter().count());
+                let _ = once;
+            }
+            let kind = if vec_bytes == 16 { "cg" } else { "ca" };
+            text += &format!(
+                "cp.async.{kind}.shared.global [$0 + {target_constant}], [$1 + {constant}], {vec_bytes}"
+            );
+            if let Some(size) = size {
+                operands.push(size);
+                constraints += ",r";
+                text += ", $2";
+            }
+            text += ";";
+            if let Some(once) = once {
+                operands.push(once);
+                constraints += ",b";
+            }
+            e.asm(&text, &(constraints + ",~{memory}"), &operands, &[]);
+        }
+        Ok(())
+    }
+
+    /// Pointers and predicates of gathered or scattered elements.
+    fn element_addresses(
+        &mut self,
+        op: Op,
+        view: &View<'c>,
+        index: &[Val<'c>],
+        mask: Option<Val<'c>>,
+        registers: usize,
+    ) -> Result<Vec<(Val<'c>, Val<'c>, Option<Val<'c>>)>, LowerError> {
+        let mut columns = Vec::new();
+        for &tile in index {
+            let tile = self.tile(op, tile)?;
+            columns.push(tile.elements(&mut self.e));
+        }
+        let mask = match mask {
+            Some(mask) => {
+                let tile = self.tile(op, mask)?;
+                Some(tile.elements(&mut self.e))
+            }
+            None => None,
+        };
+        let mut found = Vec::new();
+        for register in 0..registers {
+            let mut inside = mask.as_ref().map(|m| m[register]);
+            let e = &mut self.e;
+            let mut elements = e.int(0, e.types.i64);
+            for (d, column) in columns.iter().enumerate() {
+                let at = column[register];
+                // As unsigned, a negative index is past any extent.
+                let here = e.icmp(Cmp::Ult, at, view.dims[d]);
+                inside = e.both(inside, Some(here));
+                let wide = e.widen(at);
+                let distance = e.mul(wide, view.strides[d]);
+                elements = e.add(elements, distance);
+            }
+            let bytes = self.bytes(elements, view.dtype);
+            let address = self.e.offset(view.pointer, bytes);
+            found.push((address, elements, inside));
+        }
+        Ok(found)
+    }
+
+    pub(super) fn lower_gather(
+        &mut self,
+        op: Op<'c>,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        mask: Option<Val<'c>>,
+    ) -> Result<(), LowerError> {
+        let (layout, dtype) = self.result_tile(op)?;
+        let view = self.view(op, view)?;
+        let addresses = self.element_addresses(op, &view, index, mask, layout.num_registers())?;
+        let mut elements = Vec::new();
+        for (address, number, inside) in addresses {
+            let loaded = self.load(address, 0, elem_bytes(dtype), inside);
+            if dtype == DType::F4E2M1FN {
+                let narrow = self.e.convert("llvm.trunc", number, self.e.types.i32);
+                let odd = self.e.and_const(narrow, 1);
+                let nibble = self.nibble(loaded[0], odd);
+                elements.push(nibble);
+            } else {
+                elements.push(from_bits(&mut self.e, loaded[0], dtype));
+            }
+        }
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        Ok(())
+    }
+
+    pub(super) fn lower_scatter(
+        &mut self,
+        op: Op<'c>,
+        view: Val<'c>,
+        index: &[Val<'c>],
+        value: Val<'c>,
+        mask: Option<Val<'c>>,
+    ) -> Result<(), LowerError> {
+        let tile = self.tile(op, value)?;
+        let view = self.view(op, view)?;
+        if view.dtype == DType::F4E2M1FN {
+            return Err(LowerError::Unsupported {
+                what: "a scatter of f4E2M1FN elements, two of which share a byte,".to_owned(),
+                target: self.e.target.part,
+                place: tile_ir::context::Place::of(melior::ir::operation::OperationLike::location(&*op)),
+            });
+        }
+        let free = tile.layout.free_variable_masks();
+        let once = self.e.threads_without(free.lane, free.warp);
+        let registers = tile.layout.num_registers();
+        let addresses = self.element_addresses(op, &view, index, mask, registers)?;
+        let elements = tile.elements(&mut self.e);
+        for (register, (address, _, inside)) in addresses.into_iter().enumerate() {
+            if register as u32 & free.register == 0 {
+                let inside = self.e.both(inside, once);
+                let bits = to_bits(&mut self.e, elements[register], tile.dtype);
+                self.store(address, 0, &[bits], elem_bytes(tile.dtype), inside);
+            }
+        }
+        Ok(())
+    }
+
+    /// Warps of the CTA.
+    fn num_warps(&self, op: Op<'c>) -> Result<usize, LowerError> {
+        self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))
+    }
+}
+
+/// The offset in a slot of the element at `at` of a tile of any rank, seen as rows by columns.
+pub(super) fn shared_offset(
+    shared: &crate::layout::SharedLayout,
+    tile: &LinearLayout,
+    at: &[u32],
+    transposed: bool,
+) -> usize {
+    let last = tile.rank().saturating_sub(1);
+    let rows = at[..last].iter().zip(&tile.shape).fold(0, |n, (&c, &s)| n * s + c as usize);
+    let column = at.get(last).map_or(0, |&c| c as usize);
+    if transposed { shared.offset(column, rows) } else { shared.offset(rows, column) }
+}

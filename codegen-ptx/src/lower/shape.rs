@@ -1,0 +1,56 @@
+//! Operations that only name registers anew: splat, iota, broadcast, reshape, transpose.
+
+use super::value::{Lowered, Registers, Tile};
+use super::{Lowering, internal};
+use crate::error::LowerError;
+use tile_ir::types::{Op, Val};
+use tile_lang::dtype::DType;
+
+impl<'c> Lowering<'c> {
+    pub(super) fn lower_splat(&mut self, op: Op<'c>, scalar: Val<'c>) -> Result<(), LowerError> {
+        let scalar = self.scalar(op, scalar)?;
+        let (layout, dtype) = self.result_tile(op)?;
+        let elements = vec![scalar; layout.num_registers()];
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        Ok(())
+    }
+
+    pub(super) fn lower_iota(&mut self, op: Op<'c>) -> Result<(), LowerError> {
+        let (layout, _) = self.result_tile(op)?;
+        let at = self.thread_coordinates(&layout)[0];
+        let elements: Vec<_> = (0..layout.num_registers() as u32)
+            .map(|r| {
+                let offset = layout.apply(r, 0, 0)[0];
+                self.e.in_prologue(|e| e.displace(at, offset))
+            })
+            .collect();
+        self.set_result(op, Lowered::Tile(Tile::new(DType::I32, &layout, elements)));
+        Ok(())
+    }
+
+    pub(super) fn lower_broadcast(&mut self, op: Op<'c>, tile: Val<'c>) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let (layout, dtype) = self.result_tile(op)?;
+        let source =
+            layout.registers_from(&tile.layout).ok_or_else(|| internal(op, "a broadcast between threads"))?;
+        let elements = tile.elements(&mut self.e);
+        let elements = source.iter().map(|&r| elements[r as usize]).collect();
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        Ok(())
+    }
+
+    /// Reshape and transpose: the same registers under another layout.
+    pub(super) fn lower_rename(&mut self, op: Op<'c>, tile: Val<'c>) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let (layout, dtype) = self.result_tile(op)?;
+        if layout.num_registers() != tile.layout.num_registers() {
+            return Err(internal(op, "the layouts have different numbers of registers"));
+        }
+        let registers = match tile.registers {
+            Registers::Elements(elements) => Registers::Elements(elements),
+            Registers::Packed(registers) => Registers::Packed(registers),
+        };
+        self.set_result(op, Lowered::Tile(Tile { dtype, layout, registers }));
+        Ok(())
+    }
+}
