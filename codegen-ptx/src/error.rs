@@ -1,21 +1,15 @@
 //! Why a kernel does not compile.
 
+use crate::gpu::passes::PassError;
 use crate::llvm::LlvmError;
 use tile_ir::context::Place;
 
 /// Why a kernel does not compile for a target.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum LowerError {
-    /// The configuration wants more shared memory than a CTA of the target can have.
-    #[error("the configuration needs {needed} bytes of shared memory; {target} has {available} for a CTA")]
-    SharedMemory {
-        /// Bytes that the buffers take.
-        needed: usize,
-        /// Bytes that the target has.
-        available: usize,
-        /// The target.
-        target: &'static str,
-    },
+    /// A pass gave up: the configuration does not fit, or the compiler has a defect.
+    #[error(transparent)]
+    Pass(#[from] PassError),
     /// The target, or this compiler for it, lacks something the kernel uses.
     #[error("{}{what} is not supported on {target}", at(.place))]
     Unsupported {
@@ -47,6 +41,22 @@ pub enum LowerError {
     /// LLVM refused the generated code: a defect of this compiler.
     #[error("compiler bug: {0}")]
     Llvm(#[from] LlvmError),
+}
+
+impl LowerError {
+    /// True when the compiler is at fault, not the kernel, its configuration or the target.
+    pub fn is_bug(&self) -> bool {
+        match self {
+            LowerError::Internal { .. } | LowerError::Llvm(_) => true,
+            LowerError::Pass(error) => {
+                matches!(
+                    error,
+                    PassError::UnknownOp { .. } | PassError::Malformed { .. } | PassError::Facts { .. }
+                )
+            }
+            LowerError::Unsupported { .. } | LowerError::Option { .. } => false,
+        }
+    }
 }
 
 /// `file:line:col: `, or nothing.

@@ -5,6 +5,7 @@
 //! into PTX, all in process. [`compile`] is the whole way; [`ptxas`] assembles the result where the assembler
 //! is installed.
 
+pub mod compile;
 pub mod error;
 pub mod gpu;
 pub mod layout;
@@ -12,3 +13,9 @@ pub mod llvm;
 pub mod lower;
 pub mod ptxas;
 pub mod target;
+
+pub use compile::{CompileOptions, Compiled, Timing, compile, with_context};
+pub use error::LowerError;
+pub use gpu::facts::TensorFacts;
+pub use ptxas::{Ptxas, PtxasError, Report};
+pub use target::Target;

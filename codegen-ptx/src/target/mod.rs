@@ -9,6 +9,7 @@ mod sm_121a;
 mod sm_80;
 mod sm_90a;
 
+use crate::gpu::passes::Pass;
 use std::fmt;
 
 /// The targets, oldest first.
@@ -26,6 +27,8 @@ pub struct Target {
     pub compute_capability: (u32, u32),
     /// PTX version that the code declares; at most 9.0, which a CUDA 13.0 driver loads.
     pub ptx_version: (u32, u32),
+    /// The passes from the tile dialect to the gpu level, in order.
+    pub passes: &'static [Pass],
     /// How large it is.
     pub limits: Limits,
     /// What it can do.

@@ -1,6 +1,7 @@
 //! B200: TMA, `tcgen05` with tensor memory, clusters.
 
 use super::{Features, Limits, Target};
+use crate::gpu::passes::Pass;
 
 /// The target.
 pub(super) static TARGET: Target = Target {
@@ -8,6 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_100",
     compute_capability: (10, 0),
     ptx_version: (8, 6),
+    passes: &Pass::ALL,
     limits: Limits {
         smem_per_cta_bytes: 232_448,
         smem_per_sm_bytes: 228 * 1024,

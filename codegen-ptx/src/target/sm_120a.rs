@@ -1,6 +1,7 @@
 //! RTX 50: `mma.sync` with f8 and block scales, TMA within the CTA.
 
 use super::{Features, Limits, Target};
+use crate::gpu::passes::Pass;
 
 /// The target.
 pub(super) static TARGET: Target = Target {
@@ -8,6 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_120",
     compute_capability: (12, 0),
     ptx_version: (8, 7),
+    passes: &Pass::ALL,
     limits: Limits {
         smem_per_cta_bytes: 101_376,
         smem_per_sm_bytes: 100 * 1024,

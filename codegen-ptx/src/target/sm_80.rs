@@ -1,6 +1,7 @@
 //! A100: `cp.async`, `ldmatrix` and `mma.sync`.
 
 use super::{Features, Limits, Target};
+use crate::gpu::passes::Pass;
 
 /// The target.
 pub(super) static TARGET: Target = Target {
@@ -8,6 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_80",
     compute_capability: (8, 0),
     ptx_version: (8, 0),
+    passes: &Pass::ALL,
     limits: Limits {
         smem_per_cta_bytes: 166_912,
         smem_per_sm_bytes: 164 * 1024,

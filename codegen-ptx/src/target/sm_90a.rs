@@ -1,6 +1,7 @@
 //! H100, H200: TMA, mbarriers, `wgmma`, clusters.
 
 use super::{Features, Limits, Target};
+use crate::gpu::passes::Pass;
 
 /// The target.
 pub(super) static TARGET: Target = Target {
@@ -8,6 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_90",
     compute_capability: (9, 0),
     ptx_version: (8, 0),
+    passes: &Pass::ALL,
     limits: Limits {
         smem_per_cta_bytes: 232_448,
         smem_per_sm_bytes: 228 * 1024,
