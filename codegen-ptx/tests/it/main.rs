@@ -1,4 +1,5 @@
 //! Integration tests of the code generator.
 
+mod compile;
 mod lowering;
 mod passes;
