@@ -295,7 +295,10 @@ impl Analysis<'_> {
             ExprKind::Var(var) => self.values.get(var).cloned().unwrap_or_else(|| self.opaque()),
             ExprKind::Iota => {
                 let n = match &expr.ty {
-                    Type::Tile { shape, .. } => shape[0].as_const().map(Product::number),
+                    Type::Tile { shape, .. } => Some(match shape[0].as_const() {
+                        Some(n) => Product::number(n),
+                        None => Product::symbol(shape[0].to_string()),
+                    }),
                     _ => None,
                 };
                 self.opaque += 1;

@@ -3,6 +3,7 @@
 mod check;
 mod kernels;
 mod mistakes;
+mod disjoint;
 mod parse;
 mod space;
 mod support;
