@@ -330,14 +330,6 @@ pub(super) fn broadcast<'c>(b: &Builder<'c>, tile: Val<'c>, shape: &[usize]) -> 
 
 /// True when evaluating the scalar expression for nothing could divide by zero.
 fn may_trap(e: &Expr) -> bool {
-    match &e.kind {
-        ExprKind::Binary(op, lhs, rhs) => {
-            let divides = matches!(op, BinaryOp::Div | BinaryOp::Rem) && !e.ty.dtype().is_float();
-            divides || may_trap(lhs) || may_trap(rhs)
-        }
-        ExprKind::MinMax(_, lhs, rhs) => may_trap(lhs) || may_trap(rhs),
-        ExprKind::Unary(_, x) | ExprKind::Math(_, x) | ExprKind::Cast(x) => may_trap(x),
-        ExprKind::Fma(x, y, z) | ExprKind::Select(x, y, z) => may_trap(x) || may_trap(y) || may_trap(z),
-        _ => false,
-    }
+    let divides = matches!(e.kind, ExprKind::Binary(BinaryOp::Div | BinaryOp::Rem, ..));
+    divides && !e.ty.dtype().is_float() || e.children().into_iter().any(may_trap)
 }

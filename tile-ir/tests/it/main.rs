@@ -2,7 +2,10 @@
 
 mod dialect;
 mod filetests;
+mod fmha;
 mod interpret;
+mod kernels;
+mod language;
 mod lower;
 mod programs;
 mod random;
