@@ -156,6 +156,7 @@ pub struct Stmt {
 }
 
 /// The statements of the language.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum StmtKind {
     /// `let a = e;`, `let mut a: f32 = e;`, `let (a, b) = e;`; the name `_` binds nothing.

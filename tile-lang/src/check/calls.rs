@@ -420,7 +420,7 @@ fn type_text(ty: &TypeExpr) -> String {
 /// What is wrong with the shapes of an `mma`.
 fn mma_mistake(a: &[Dim], b: &[Dim], c: &[Dim], span: Span) -> Option<Diagnostic> {
     let (a_text, b_text, c_text) = (shape_text(a), shape_text(b), shape_text(c));
-    let (&[ref m, ref k], &[ref k2, ref n], &[ref m2, ref n2]) = (a, b, c) else {
+    let ([m, k], [k2, n], [m2, n2]) = (a, b, c) else {
         let message = format!(
             "`mma`: lhs is {a_text}, rhs is {b_text}, acc is {c_text}; expected three tiles of rank 2"
         );

@@ -360,11 +360,7 @@ impl<'a> Checker<'a> {
 pub(super) fn assigned(stmts: &[typed::Stmt], mark: VarId, out: &mut Vec<VarId>) {
     for stmt in stmts {
         match stmt {
-            typed::Stmt::Assign { var, .. } => {
-                if *var < mark && !out.contains(var) {
-                    out.push(*var);
-                }
-            }
+            typed::Stmt::Assign { var, .. } if *var < mark && !out.contains(var) => out.push(*var),
             typed::Stmt::For { body, .. } => assigned(body, mark, out),
             typed::Stmt::While { before, body, .. } => {
                 assigned(before, mark, out);
