@@ -10,7 +10,9 @@ use melior::ir::attribute::{
 };
 use melior::ir::operation::OperationLike;
 use melior::ir::r#type::{IntegerType, RankedTensorType, ShapedTypeLike, TypeLike};
-use melior::ir::{BlockLike, BlockRef, OperationRef, RegionLike, RegionRef, Type, Value, ValueLike};
+use melior::ir::{
+    BlockLike, BlockRef, Location, OperationRef, RegionLike, RegionRef, Type, Value, ValueLike,
+};
 use tile_lang::DType;
 
 /// An operation.
@@ -203,6 +205,16 @@ pub fn is_unused(value: Val) -> bool {
     unsafe { mlir_sys::mlirOpOperandIsNull(mlir_sys::mlirValueGetFirstUse(value.to_raw())) }
 }
 
+/// An operation that uses the value.
+pub fn first_user<'c>(value: Val<'c>) -> Option<Op<'c>> {
+    // SAFETY: the value is live; the owner of one of its uses is a live operation.
+    unsafe {
+        let operand = mlir_sys::mlirValueGetFirstUse(value.to_raw());
+        (!mlir_sys::mlirOpOperandIsNull(operand))
+            .then(|| Op::from_raw(mlir_sys::mlirOpOperandGetOwner(operand)))
+    }
+}
+
 /// Makes every use of `old` a use of `new`.
 pub fn replace_uses(old: Val, new: Val) {
     // SAFETY: both are live values of one context.
@@ -263,6 +275,12 @@ pub fn set_attr<'c>(op: Op<'c>, name: &str, attribute: Attribute<'c>) {
     let name = melior::StringRef::new(name);
     // SAFETY: operation and attribute are live and of one context.
     unsafe { mlir_sys::mlirOperationSetAttributeByName(op.to_raw(), name.to_raw(), attribute.to_raw()) }
+}
+
+/// Gives an operation another source location.
+pub fn set_location<'c>(op: Op<'c>, location: Location<'c>) {
+    // SAFETY: operation and location are live and of one context.
+    unsafe { mlir_sys::mlirOperationSetLocation(op.to_raw(), location.to_raw()) }
 }
 
 /// A 64-bit integer attribute.

@@ -6,12 +6,13 @@
 //! Invariant: every value keeps its bits; folds that would change the sign of a zero or lose a NaN are left out.
 
 use super::effects::only_computes;
+use crate::context::Place;
 use crate::module::Module;
 use crate::numeric;
 use crate::ops::{Builder, ReduceKind, TileOp};
 use crate::types::{
-    Op, Val, attr, defining_op, dtype_of, erase, is_tile, is_unused, name_of, nested_ops, operands_of,
-    replace_uses, results_of, shape_of, tile_type, type_of,
+    Op, Val, attr, defining_op, dtype_of, erase, first_user, is_tile, is_unused, name_of, nested_ops,
+    operands_of, replace_uses, results_of, set_location, shape_of, tile_type, type_of,
 };
 use melior::ir::attribute::{Attribute, DenseElementsAttribute, FloatAttribute, IntegerAttribute};
 use melior::ir::operation::OperationLike;
@@ -27,6 +28,17 @@ pub(super) fn run(module: &mut Module) {
     manager.add_pass(melior::pass::transform::create_canonicalizer());
     manager.run(module.mlir_mut()).expect("MLIR's canonicalizer does not fail");
     fold_to_fixpoint(module);
+    restore_locations(module);
+}
+
+/// MLIR's canonicalizer merges equal constants into one that has no location; it gets that of its first use.
+fn restore_locations(module: &Module) {
+    for op in nested_ops(module.function()) {
+        let user = results_of(op).first().copied().and_then(first_user);
+        if let Some(user) = user.filter(|_| Place::of(op.location()).is_none()) {
+            set_location(op, user.location());
+        }
+    }
 }
 
 fn fold_to_fixpoint(module: &mut Module) {

@@ -152,7 +152,7 @@ fn tiles_and_helpers() {
         let value = |r: usize, c: usize| {
             let sum: f32 = (0..8).map(|c| at(&a, r, c)).sum();
             let mixed = (at(&a, r, c) / sum).mul_add(at(&s, r, c), (-at(&a, r, c)).max(0.25)) + at(&a, c, r);
-            if mixed > 1.0 || mixed < -1.0 { mixed.abs().sqrt() } else { mixed * 2.0 }
+            if mixed.abs() > 1.0 { mixed.abs().sqrt() } else { mixed * 2.0 }
         };
         for (r, c) in (0..8).flat_map(|r| (0..8).map(move |c| (r, c))) {
             let close = |x: f64, y: f32| (x - f64::from(y)).abs() <= 1e-5 * f64::from(y).abs().max(1.0);
