@@ -71,8 +71,8 @@ pub struct Bindings {
 /// What is known about a tensor argument beyond its type; code is specialized on it and a launch checks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TensorFacts {
-    /// Largest power of two, at most 16, that divides the base address and every stride but the innermost,
-    /// in bytes.
+    /// Largest power of two, at most 16, that divides the base address, every stride but the innermost, and the
+    /// innermost extent, in bytes. With it, no aligned vector straddles the edge of the tensor.
     pub align_bytes: u32,
     /// The innermost stride is one element.
     pub contiguous: bool,

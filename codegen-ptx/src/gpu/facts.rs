@@ -1,5 +1,7 @@
 //! What is known about tensor arguments when a kernel is compiled, and checked when it is launched.
 
+use tile_lang::config;
+
 /// Facts about one tensor argument. Extents and strides are in elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TensorFacts {
@@ -14,7 +16,7 @@ pub struct TensorFacts {
 }
 
 impl TensorFacts {
-    /// Row-major with nothing known but the element's own alignment.
+    /// Any strides, nothing known but the element's own alignment.
     pub fn none(rank: usize, elem_bytes: usize) -> TensorFacts {
         TensorFacts {
             align_bytes: elem_bytes,
@@ -26,17 +28,20 @@ impl TensorFacts {
 
     /// Row-major, 16-byte aligned, every row a multiple of 16 bytes.
     pub fn aligned(rank: usize, elem_bytes: usize) -> TensorFacts {
-        let vector = 16 / elem_bytes.clamp(1, 16);
+        TensorFacts::known(&config::TensorFacts::ALIGNED, rank, elem_bytes)
+    }
+
+    /// What the facts of an instantiation say about a tensor of some rank.
+    pub fn known(facts: &config::TensorFacts, rank: usize, elem_bytes: usize) -> TensorFacts {
+        let elem_bytes = elem_bytes.clamp(1, 16);
+        let align_bytes = (facts.align_bytes as usize).max(elem_bytes);
+        let vector = align_bytes / elem_bytes;
         let mut dim_divisor = vec![1; rank];
         if let Some(last) = dim_divisor.last_mut() {
             *last = vector;
         }
-        TensorFacts {
-            align_bytes: 16,
-            dim_divisor,
-            stride_divisor: vec![vector; rank],
-            unit_stride: rank.checked_sub(1),
-        }
+        let unit_stride = if facts.contiguous { rank.checked_sub(1) } else { None };
+        TensorFacts { align_bytes, dim_divisor, stride_divisor: vec![vector; rank], unit_stride }
     }
 
     /// The widest access in bytes, at most 16, that is aligned and never straddles the tensor's edge when blocks
@@ -58,6 +63,14 @@ impl TensorFacts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn facts_of_an_instantiation_carry_over() {
+        let facts = |align_bytes, contiguous| {
+            TensorFacts::known(&config::TensorFacts { align_bytes, contiguous }, 2, 2).vec_bytes(&[64, 64], 2)
+        };
+        assert_eq!([facts(16, true), facts(4, true), facts(2, true), facts(16, false)], [16, 4, 2, 2]);
+    }
 
     #[test]
     fn vectors_are_as_wide_as_the_facts_allow() {

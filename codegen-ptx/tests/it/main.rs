@@ -3,3 +3,4 @@
 mod compile;
 mod lowering;
 mod passes;
+mod support;

@@ -1,0 +1,55 @@
+//! Kernels from source text to the tile dialect.
+
+use proc_macro2::TokenStream;
+use std::str::FromStr;
+use tile_ir::types::{args_of, type_of, view_of};
+use tile_ir::{Module, TileContext};
+use tile_lang::ast::{Function, FunctionKind};
+use tile_lang::check::Mode;
+use tile_lang::config::TensorFacts;
+use tile_lang::parse::parse_function;
+use tile_lang::{Bindings, DType, Library};
+
+/// Kernels to test with.
+const ZOO: &str = include_str!("../kernels/zoo.rs");
+
+/// The kernel of the zoo with a name.
+fn function(name: &str) -> Function {
+    let file: syn::File = syn::parse2(TokenStream::from_str(ZOO).expect("Rust tokens")).expect("Rust items");
+    let named = file.items.into_iter().find_map(|item| match item {
+        syn::Item::Fn(item) if item.sig.ident == name => Some(item),
+        _ => None,
+    });
+    let mut item = named.unwrap_or_else(|| panic!("the zoo has no {name}"));
+    item.attrs.clear();
+    let (function, _, diagnostics) = parse_function(TokenStream::new(), &item, FunctionKind::Kernel);
+    assert!(diagnostics.is_empty(), "{diagnostics:#?}");
+    function
+}
+
+/// A kernel of the zoo in the tile dialect, optimized.
+pub fn kernel<'c>(context: &'c TileContext, name: &str, dtype: DType, consts: &[(&str, i64)]) -> Module<'c> {
+    let bindings = Bindings {
+        consts: consts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+        dtypes: [("T".to_owned(), dtype)].into_iter().collect(),
+    };
+    let library = Library::new(function(name));
+    let program = library.check(&bindings, Mode::Bound).unwrap_or_else(|e| panic!("{name}: {e:#?}"));
+    let tensors =
+        program.params.iter().filter(|p| matches!(p.kind, tile_lang::typed::ParamKind::Tensor { .. }));
+    let facts = vec![TensorFacts::ALIGNED; tensors.count()];
+    let mut module = tile_ir::lower_program(&program, &facts, context).expect("the kernel lowers");
+    tile_ir::run_passes(&mut module, tile_ir::STANDARD_PASSES).expect("the passes keep the module valid");
+    module
+}
+
+/// Facts about the tensors of a module: aligned rows, or nothing.
+pub fn facts(module: &Module, aligned: bool) -> Vec<codegen_ptx::gpu::facts::TensorFacts> {
+    use codegen_ptx::gpu::facts::TensorFacts;
+    let views = args_of(module.entry()).into_iter().filter_map(|a| view_of(type_of(a)));
+    let of = |view: tile_ir::types::View| {
+        let bytes = (view.dtype.bits() as usize).div_ceil(8);
+        if aligned { TensorFacts::aligned(view.rank, bytes) } else { TensorFacts::none(view.rank, bytes) }
+    };
+    views.map(of).collect()
+}

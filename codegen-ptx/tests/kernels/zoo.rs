@@ -1,0 +1,184 @@
+// Kernels of every shape the language allows; each test picks some by name.
+
+#[tile_kernel]
+fn matmul<T: Float, const TILE_M: usize, const TILE_N: usize, const TILE_K: usize, const RHS_IS_NK: bool>(
+    lhs: Tensor<T, 2>,
+    rhs: Tensor<T, 2>,
+    out: TensorMut<T, 2>,
+) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([TILE_M, TILE_N]);
+    for k in 0..cdiv(lhs.dim(1), TILE_K) {
+        let a = lhs.load([m, k], [TILE_M, TILE_K]);
+        let b = if RHS_IS_NK {
+            rhs.load([n, k], [TILE_N, TILE_K]).t()
+        } else {
+            rhs.load([k, n], [TILE_K, TILE_N])
+        };
+        acc = mma(a, b, acc);
+    }
+    out.store([m, n], acc.cast::<T>());
+}
+
+#[tile_kernel]
+fn fmha<T: Float, const HEAD_DIM: usize, const TILE_M: usize, const TILE_N: usize, const CAUSAL: bool>(
+    q: Tensor<T, 4>,
+    k: Tensor<T, 4>,
+    v: Tensor<T, 4>,
+    out: TensorMut<T, 4>,
+    scale: f32,
+) {
+    let m = program_id(0);
+    let head = program_id(1);
+    let batch = program_id(2);
+    let kv_head = head / (q.dim(1) / k.dim(1));
+    let seq_k = k.dim(2) as i32;
+    let offset = seq_k - q.dim(2) as i32;
+    let queries = q.load([batch, head, m, 0], [1, 1, TILE_M, HEAD_DIM]).reshape([TILE_M, HEAD_DIM]);
+    let last_key = full::<i32>([TILE_M, 1], seq_k - 1);
+    let place = (iota(TILE_M) + ((m * TILE_M) as i32 + offset)).expand_dims(1);
+    let limit = if CAUSAL { minimum(place, last_key) } else { last_key };
+    let end = if CAUSAL { (((m + 1) * TILE_M) as i32 + offset).min(seq_k).max(0) } else { seq_k };
+    let mut row_max = full::<f32>([TILE_M, 1], f32::NEG_INFINITY);
+    let mut row_sum = zeros::<f32>([TILE_M, 1]);
+    let mut acc = zeros::<f32>([TILE_M, HEAD_DIM]);
+    for j in 0..cdiv(end as usize, TILE_N) {
+        let keys = k.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
+        let dots = mma(queries, keys.t(), zeros::<f32>([TILE_M, TILE_N]));
+        let cols = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
+        let hidden = full::<f32>([TILE_M, TILE_N], f32::NEG_INFINITY);
+        let scores = select(cols.le(limit), dots * scale, hidden);
+        let new_max = maximum(row_max, scores.reduce_max(1));
+        let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([TILE_M, 1]), new_max);
+        let weights = (scores - base).exp2();
+        let rescale = (row_max - base).exp2();
+        row_sum = row_sum * rescale + weights.reduce_sum(1);
+        let values = v.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
+        acc = mma(weights.cast::<T>(), values, acc * rescale);
+        row_max = new_max;
+    }
+    let total = select(row_sum.eq(0.0), full::<f32>([TILE_M, 1], 1.0), row_sum);
+    out.store([batch, head, m, 0], (acc / total).cast::<T>().reshape([1, 1, TILE_M, HEAD_DIM]));
+}
+
+// Scales the lhs before the product: a computed operand that is invariant in the loop.
+#[tile_kernel]
+fn scaled_lhs<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, out: TensorMut<f32, 2>) {
+    let m = program_id(0);
+    let lhs = a.load([m, 0], [TILE, TILE]) * 2.0;
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    for n in 0..cdiv(b.dim(1), TILE) {
+        acc = mma(lhs, b.load([0, n], [TILE, TILE]), acc);
+    }
+    out.store([m, 0], acc);
+}
+
+// The product of two products' results, one as the rhs.
+#[tile_kernel]
+fn computed_rhs<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, out: TensorMut<f32, 2>) {
+    let zero = zeros::<f32>([TILE, TILE]);
+    let (x, y) = (a.load([0, 0], [TILE, TILE]), b.load([0, 0], [TILE, TILE]));
+    let inner = mma(x, y, zero).cast::<T>();
+    out.store([0, 0], mma(y, inner, zero));
+}
+
+// Weights stored in 8 bits, widened on the way.
+#[tile_kernel]
+fn widened_rhs<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<f8E4M3FN, 2>, out: TensorMut<f32, 2>) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    for k in 0..cdiv(a.dim(1), TILE) {
+        acc = mma(a.load([m, k], [TILE, TILE]), b.load([n, k], [TILE, TILE]).cast::<T>().t(), acc);
+    }
+    out.store([m, n], acc);
+}
+
+#[tile_kernel]
+fn fp8_matmul<const TILE: usize>(a: Tensor<f8E4M3FN, 2>, b: Tensor<f8E4M3FN, 2>, out: TensorMut<f32, 2>) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    for k in 0..cdiv(a.dim(1), TILE) {
+        acc = mma(a.load([m, k], [TILE, TILE]), b.load([n, k], [TILE, TILE]).t(), acc);
+    }
+    out.store([m, n], acc);
+}
+
+// Several output blocks a program: a product's loop inside of another loop.
+#[tile_kernel]
+fn persistent<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, bias: Tensor<f32, 1>, out: TensorMut<T, 2>) {
+    for block in (program_id(0)..cdiv(a.dim(0), TILE)).step_by(num_programs(0)) {
+        let mut acc = zeros::<f32>([TILE, TILE]);
+        for k in 0..cdiv(a.dim(1), TILE) {
+            acc = mma(a.load([block, k], [TILE, TILE]), b.load([k, 0], [TILE, TILE]), acc);
+        }
+        acc = maximum(acc + bias.load([0], [TILE]).expand_dims(0), 0.0);
+        out.store([block, 0], acc.cast::<T>());
+    }
+}
+
+#[tile_kernel]
+fn softmax<T: Float, const ROWS: usize, const COLS: usize>(x: Tensor<T, 2>, out: TensorMut<T, 2>) {
+    let row = program_id(0);
+    let values = x.load([row, 0], [ROWS, COLS]).cast::<f32>();
+    let inside = iota(COLS).expand_dims(0).lt(x.dim(1) as i32);
+    let shown = select(inside, values, full::<f32>([ROWS, COLS], f32::NEG_INFINITY));
+    let weights = (shown - shown.reduce_max(1)).exp();
+    out.store([row, 0], (weights / weights.reduce_sum(1)).cast::<T>());
+}
+
+#[tile_kernel]
+fn column_means<T: Float, const ROWS: usize, const COLS: usize>(x: Tensor<T, 2>, out: TensorMut<f32, 1>) {
+    let column = program_id(0);
+    let mut sum = zeros::<f32>([1, COLS]);
+    for row in 0..cdiv(x.dim(0), ROWS) {
+        sum += x.load([row, column], [ROWS, COLS]).cast::<f32>().reduce_sum(0);
+    }
+    out.store([column], (sum / (x.dim(0) as f32)).reshape([COLS]));
+}
+
+#[tile_kernel]
+fn add<T: Float, const N: usize>(x: Tensor<T, 1>, y: Tensor<f32, 1>, out: TensorMut<T, 1>) {
+    let i = program_id(0);
+    out.store([i], (x.load([i], [N]).cast::<f32>() + y.load([i], [N])).cast::<T>());
+}
+
+#[tile_kernel]
+fn swap_axes<T: Float, const A: usize, const B: usize, const C: usize>(x: Tensor<T, 3>, out: TensorMut<T, 3>) {
+    let (i, j, k) = (program_id(0), program_id(1), program_id(2));
+    out.store([k, j, i], x.load([i, j, k], [A, B, C]).permute([2, 1, 0]));
+}
+
+#[tile_kernel]
+fn embed<T: Float, const N: usize, const D: usize>(ids: Tensor<i32, 1>, table: Tensor<T, 2>, out: TensorMut<T, 2>) {
+    let i = program_id(0);
+    let rows = ids.load([i], [N]).expand_dims(1).broadcast_to([N, D]);
+    let cols = iota(D).expand_dims(0).broadcast_to([N, D]);
+    out.store([i, 0], table.gather_masked([rows, cols], rows.ge(0)));
+}
+
+#[tile_kernel]
+fn spread<T: Float, const N: usize>(ids: Tensor<i32, 1>, x: Tensor<T, 1>, out: TensorMut<T, 1>) {
+    let i = program_id(0);
+    let at = ids.load([i], [N]);
+    out.scatter_masked([at], x.load([i], [N]), at.ge(0));
+}
+
+#[tile_kernel]
+fn newton<T: Float, const N: usize>(x: Tensor<T, 1>, out: TensorMut<T, 1>, rounds: i32) {
+    let i = program_id(0);
+    let a = x.load([i], [N]).cast::<f32>();
+    let mut y = full::<f32>([N], 1.0);
+    let mut count = iota(N);
+    let mut left = rounds;
+    while left > 0 {
+        y = (y + a / y) * 0.5;
+        count = count + 1;
+        left = left - 1;
+    }
+    if rounds > 8 {
+        y = y + count.cast::<f32>();
+    } else {
+        y = full::<f32>([N], 0.0);
+    }
+    out.store([i], y.cast::<T>());
+}
