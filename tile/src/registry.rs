@@ -62,6 +62,25 @@ fn parse(json: &str) -> Function {
     serde_json::from_str(json).expect("the macro embeds the tree it serialized")
 }
 
+/// Adds what `caller` calls, and what that calls, each helper once; in the order of the calls, which is the order
+/// in which the checker meets them.
+fn add_callees(
+    library: &mut Library,
+    caller: usize,
+    helpers: Helpers,
+    known: &mut Vec<(&'static HelperDef, usize)>,
+) {
+    for &(path, helper) in helpers() {
+        if let Some((_, callee)) = known.iter().find(|(h, _)| std::ptr::eq(*h, helper)) {
+            library.link(caller, path, *callee);
+            continue;
+        }
+        let callee = library.add(caller, path, parse(helper.ast_json));
+        known.push((helper, callee));
+        add_callees(library, callee, helper.helpers, known);
+    }
+}
+
 impl KernelDef {
     /// For the macro's use.
     #[doc(hidden)]
@@ -92,19 +111,7 @@ impl KernelDef {
     pub fn library(&self) -> &Library {
         self.library.get_or_init(|| {
             let mut library = Library::new(parse(self.ast_json));
-            let mut known: Vec<(*const HelperDef, usize)> = Vec::new();
-            let mut queue: Vec<(usize, Helpers)> = vec![(0, self.helpers)];
-            while let Some((caller, helpers)) = queue.pop() {
-                for &(path, helper) in helpers() {
-                    if let Some((_, callee)) = known.iter().find(|(h, _)| std::ptr::eq(*h, helper)) {
-                        library.link(caller, path, *callee);
-                        continue;
-                    }
-                    let callee = library.add(caller, path, parse(helper.ast_json));
-                    known.push((helper, callee));
-                    queue.push((callee, helper.helpers));
-                }
-            }
+            add_callees(&mut library, 0, self.helpers, &mut Vec::new());
             library
         })
     }
@@ -152,7 +159,22 @@ impl KernelDef {
 
     /// The source files that the places of [`instantiate`](Self::instantiate)'s messages index.
     pub fn files(&self) -> Vec<String> {
-        vec![self.ast().file.clone()]
+        let mut files = vec![self.ast().file.clone()];
+        let mut known = Vec::new();
+        let mut queue = (self.helpers)().to_vec();
+        queue.reverse();
+        while let Some((_, helper)) = queue.pop() {
+            if known.iter().any(|k| std::ptr::eq(*k, helper)) {
+                continue;
+            }
+            known.push(helper);
+            let file = parse(helper.ast_json).file;
+            if !files.contains(&file) {
+                files.push(file);
+            }
+            queue.extend((helper.helpers)().iter().rev());
+        }
+        files
     }
 }
 
