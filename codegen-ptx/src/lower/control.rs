@@ -112,6 +112,7 @@ impl<'c> Lowering<'c> {
 
     /// Tests before the first iteration, then at the end of each: the form in which LLVM hoists freely.
     fn lower_for(&mut self, op: Op<'c>) -> Result<(), LowerError> {
+        self.expect_stores_of(op);
         let operands = operands_of(op);
         let [lower, upper, step, initial @ ..] = &operands[..] else { return Err(internal(op, "no bounds")) };
         let body = blocks_of(op).first().copied().ok_or_else(|| internal(op, "no body"))?;
@@ -141,12 +142,14 @@ impl<'c> Lowering<'c> {
         self.e.branch_if(again, (inside, &repeating), (after, &next));
 
         self.e.switch_to(after);
+        self.expect_stores_of(op);
         let results = self.unflatten(&initial, &after_args);
         self.set_all(&results_of(op), results);
         Ok(())
     }
 
     fn lower_while(&mut self, op: Op<'c>) -> Result<(), LowerError> {
+        self.expect_stores_of(op);
         let blocks = blocks_of(op);
         let [before, body] = blocks[..] else { return Err(internal(op, "not two regions")) };
         let initial = self.all(op, &operands_of(op))?;
@@ -177,6 +180,7 @@ impl<'c> Lowering<'c> {
         self.e.branch(head, &next);
 
         self.e.switch_to(after);
+        self.expect_stores_of(op);
         let results = self.unflatten(&passed, &after_args);
         self.set_all(&results_of(op), results);
         Ok(())
@@ -193,7 +197,9 @@ impl<'c> Lowering<'c> {
         self.e.branch_if(condition, (inside, &[]), (outside, &[]));
 
         self.e.switch_to(inside);
+        let written = self.written.clone();
         self.lower_block(then)?;
+        let after_then = std::mem::replace(&mut self.written, written);
         let results = self.yielded(op, then)?;
         let like = self.all(op, &results)?;
         let flat = self.flatten(op, &like)?;
@@ -211,6 +217,8 @@ impl<'c> Lowering<'c> {
             None => Vec::new(),
         };
         self.e.branch(after, &otherwise);
+        // Either branch may have run.
+        self.written.extend(after_then);
 
         self.e.switch_to(after);
         let results = self.unflatten(&like, &after_args);

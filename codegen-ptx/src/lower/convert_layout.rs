@@ -24,11 +24,11 @@ impl<'c> Lowering<'c> {
             Conversion::Shuffle(shuffle) => self.shuffle(&tile, &layout, &shuffle),
             Conversion::Shared => {
                 let scratch = self.scratch(op, scratch_offset, &layout, dtype)?;
-                self.e.barrier();
+                self.barrier();
                 self.store_tile(&scratch, scratch.base, &tile);
-                self.e.barrier();
+                self.barrier();
                 let converted = self.load_tile(&scratch, scratch.base, &layout, false);
-                self.e.barrier();
+                self.barrier();
                 converted
             }
         };

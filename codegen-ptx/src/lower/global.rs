@@ -160,6 +160,7 @@ impl<'c> Lowering<'c> {
         index: &[Val<'c>],
         vec_bytes: usize,
     ) -> Result<(), LowerError> {
+        self.order_access(view, false);
         let (layout, dtype) = self.result_tile(op)?;
         let mut block = self.block(op, view, index, &layout)?;
         let elems = Self::vector_elems(&block.view, &layout, vec_bytes);
@@ -357,6 +358,7 @@ impl<'c> Lowering<'c> {
         tile: Val<'c>,
         vec_bytes: usize,
     ) -> Result<(), LowerError> {
+        self.order_access(view, true);
         let tile = self.tile(op, tile)?;
         let layout = Rc::clone(&tile.layout);
         let mut block = self.block(op, view, index, &layout)?;
@@ -415,6 +417,7 @@ impl<'c> Lowering<'c> {
         tile_shape: &[usize],
         vec_bytes: usize,
     ) -> Result<(), LowerError> {
+        self.order_access(view, false);
         let shared = self.shared(op, smem)?;
         let dtype = shared.dtype;
         let elems = vec_bytes / elem_bytes(dtype);
@@ -520,6 +523,7 @@ impl<'c> Lowering<'c> {
         index: &[Val<'c>],
         mask: Option<Val<'c>>,
     ) -> Result<(), LowerError> {
+        self.order_access(view, false);
         let (layout, dtype) = self.result_tile(op)?;
         let view = self.view(op, view)?;
         let addresses = self.element_addresses(op, &view, index, mask, layout.num_registers())?;
@@ -547,6 +551,7 @@ impl<'c> Lowering<'c> {
         value: Val<'c>,
         mask: Option<Val<'c>>,
     ) -> Result<(), LowerError> {
+        self.order_access(view, true);
         let tile = self.tile(op, value)?;
         let view = self.view(op, view)?;
         if view.dtype == DType::F4E2M1FN {

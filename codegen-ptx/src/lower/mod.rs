@@ -25,7 +25,7 @@ use crate::target::Target;
 use emitter::Emitter;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, RegionLike, Type, TypeLike, ValueLike};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::rc::Rc;
 use tile_ir::context::Place;
@@ -86,6 +86,7 @@ pub fn lower_to_llvm<'c>(
         layouts: HashMap::new(),
         shared_window: None,
         num_warps: int_attr(function, "tgpu.num_warps").and_then(|w| usize::try_from(w).ok()),
+        written: HashSet::new(),
     };
     lowering.bind_arguments(&arguments, entry, options.facts);
     lowering.lower_block(body)?;
@@ -147,6 +148,8 @@ struct Lowering<'c> {
     /// Address of the CTA's dynamic shared memory, i32.
     shared_window: Option<Val<'c>>,
     num_warps: Option<usize>,
+    /// Views that some thread may have written since the CTA last met.
+    written: HashSet<usize>,
 }
 
 impl<'c> Lowering<'c> {
@@ -320,7 +323,7 @@ impl<'c> Lowering<'c> {
                 Ok(())
             }
             GpuOp::Barrier => {
-                self.e.barrier();
+                self.barrier();
                 Ok(())
             }
             GpuOp::LocalLoad { smem, slot, transposed } => self.lower_local_load(op, smem, slot, transposed),
@@ -344,6 +347,32 @@ impl<'c> Lowering<'c> {
             GpuOp::Iota => self.lower_iota(op),
             GpuOp::Broadcast { tile } => self.lower_broadcast(op, tile),
             GpuOp::Reshape { tile } | GpuOp::Transpose { tile, .. } => self.lower_rename(op, tile),
+        }
+    }
+
+    /// All threads of the CTA meet; what they wrote is seen by all.
+    fn barrier(&mut self) {
+        self.e.barrier();
+        self.written.clear();
+    }
+
+    /// Orders an access to a view after this program's earlier stores to it, which other threads may have made.
+    fn order_access(&mut self, view: Val<'c>, writes: bool) {
+        let key = view.to_raw().ptr as usize;
+        if self.written.contains(&key) {
+            self.barrier();
+        }
+        if writes {
+            self.written.insert(key);
+        }
+    }
+
+    /// Takes the stores of a loop's body as made, since an earlier iteration may have.
+    fn expect_stores_of(&mut self, op: Op<'c>) {
+        for inner in tile_ir::types::nested_ops(op) {
+            if matches!(name_of(inner).as_str(), "tgpu.global_store" | "tgpu.scatter") {
+                self.written.extend(operands_of(inner).first().map(|v| v.to_raw().ptr as usize));
+            }
         }
     }
 

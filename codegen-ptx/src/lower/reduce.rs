@@ -110,7 +110,7 @@ impl<'c> Lowering<'c> {
             .collect();
         let write_at = self.e.linear(&of(&slice.lane), &writer);
         let read_at = self.e.linear(&of(&slice.lane), &of(&slice.warp));
-        self.e.barrier();
+        self.barrier();
         for (register, &value) in partial.iter().enumerate() {
             let row = slice.flatten(&slice.apply(register as u32, 0, 0)) as u32 * row_bytes;
             let (address, constant) = self.shared_address_of(base, write_at, row);
@@ -118,7 +118,7 @@ impl<'c> Lowering<'c> {
             let word = self.e.convert("llvm.zext", bits, self.e.types.i32);
             self.shared_store(address, constant, &[word], 4, None);
         }
-        self.e.barrier();
+        self.barrier();
         for (register, value) in partial.iter_mut().enumerate() {
             let row = slice.flatten(&slice.apply(register as u32, 0, 0)) as u32 * row_bytes;
             let (address, constant) = self.shared_address_of(base, read_at, row);
@@ -144,7 +144,7 @@ impl<'c> Lowering<'c> {
             }
             *value = sum.ok_or_else(|| internal(op, "no warp holds a row"))?;
         }
-        self.e.barrier();
+        self.barrier();
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! Whole kernels from the tile dialect to machine code.
 
-use codegen_ptx::{CompileOptions, Compiled, LowerError, Ptxas, Report, Target, TensorFacts, compile, with_context};
+use codegen_ptx::{
+    CompileOptions, Compiled, LowerError, Ptxas, Report, Target, TensorFacts, compile, with_context,
+};
 use tile_ir::Module;
 use tile_ir::types::{args_of, type_of, view_of};
 
@@ -50,18 +52,35 @@ fn kernels_assemble_without_spills_on_every_target() {
     for (name, kernel) in [("matmul", MATMUL), ("fmha", FMHA)] {
         for target in Target::all() {
             for (stages, aligned) in [(1, true), (2, true), (2, false)] {
-                let compiled = build(kernel, options(target.part, stages), aligned).unwrap_or_else(|e| panic!("{e}"));
-                println!("{name} {target} {stages} {aligned} smem {} {:?}", compiled.smem_bytes, compiled.timing);
+                let compiled =
+                    build(kernel, options(target.part, stages), aligned).unwrap_or_else(|e| panic!("{e}"));
+                println!(
+                    "{name} {target} {stages} {aligned} smem {} {:?}",
+                    compiled.smem_bytes, compiled.timing
+                );
                 if let Ok(folder) = std::env::var("DUMP") {
-                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.ptx"), &compiled.ptx).unwrap();
-                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.gpu"), compiled.gpu.as_ref().unwrap()).unwrap();
-                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.ll"), compiled.llvm.as_ref().unwrap()).unwrap();
+                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.ptx"), &compiled.ptx)
+                        .unwrap();
+                    std::fs::write(
+                        format!("{folder}/{name}-{target}-{stages}-{aligned}.gpu"),
+                        compiled.gpu.as_ref().unwrap(),
+                    )
+                    .unwrap();
+                    std::fs::write(
+                        format!("{folder}/{name}-{target}-{stages}-{aligned}.ll"),
+                        compiled.llvm.as_ref().unwrap(),
+                    )
+                    .unwrap();
                 }
                 let Some((report, sass)) = assemble(&compiled) else { continue };
                 if let Ok(folder) = std::env::var("DUMP") {
-                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.sass"), &sass).unwrap();
+                    std::fs::write(format!("{folder}/{name}-{target}-{stages}-{aligned}.sass"), &sass)
+                        .unwrap();
                 }
-                println!("{name} {target} {stages} {aligned} registers {} spills {}", report.registers, report.spill_load_bytes);
+                println!(
+                    "{name} {target} {stages} {aligned} registers {} spills {}",
+                    report.registers, report.spill_load_bytes
+                );
                 let free_of_spills = (report.spill_load_bytes, report.stack_bytes) == (0, 0);
                 assert!(free_of_spills || !aligned, "{name} {target} {stages} {aligned}");
                 assert!(sass.contains("HMMA.16816") && sass.contains("LDSM"), "{name} {target}");
