@@ -15,10 +15,14 @@ use sealed::Sealed;
 pub trait Element: Copy + Default + Debug + PartialOrd + Send + Sync + Scalar + Sealed + 'static {
     /// The dtype by name.
     const DTYPE: DType;
+    /// The scalar that stands for one element in an expression: f32 for every floating-point type, i32, bool.
+    type Value: Copy;
     /// What a tensor's memory is made of: the type itself, or a byte for two 4-bit elements.
     #[doc(hidden)]
     type Packed: Copy + Default + Send + Sync + 'static;
 
+    /// The element that a scalar stands for: the nearest.
+    fn of(value: Self::Value) -> Self;
     /// The value in f32; exact for every dtype but i32.
     fn to_f32(self) -> f32;
     /// The nearest value: ties to even, saturating for the 8-bit and 4-bit types; towards zero for i32.
@@ -132,7 +136,7 @@ pub trait Numeric: Element {
 }
 
 /// Floating-point element types with arithmetic: f32, f16, bf16.
-pub trait Float: Numeric {}
+pub trait Float: Numeric + Element<Value = f32> {}
 
 /// Element types with `& | ^ !`: bool and i32.
 #[allow(missing_docs)]
@@ -223,6 +227,11 @@ macro_rules! small_float {
         impl Element for $ty {
             const DTYPE: DType = DType::$dtype;
             unpacked!($ty);
+            type Value = f32;
+
+            fn of(value: f32) -> Self {
+                <$ty>::from_f32(value)
+            }
 
             fn to_f32(self) -> f32 {
                 self.to_f32()
@@ -306,6 +315,11 @@ impl Sealed for f32 {}
 impl Element for f32 {
     const DTYPE: DType = DType::F32;
     unpacked!(f32);
+    type Value = f32;
+
+    fn of(value: f32) -> Self {
+        value
+    }
 
     fn to_f32(self) -> f32 {
         self
@@ -385,6 +399,11 @@ impl Sealed for i32 {}
 impl Element for i32 {
     const DTYPE: DType = DType::I32;
     unpacked!(i32);
+    type Value = i32;
+
+    fn of(value: i32) -> Self {
+        value
+    }
 
     fn to_f32(self) -> f32 {
         self as f32
@@ -466,6 +485,11 @@ impl Sealed for bool {}
 impl Element for bool {
     const DTYPE: DType = DType::Bool;
     unpacked!(bool);
+    type Value = bool;
+
+    fn of(value: bool) -> Self {
+        value
+    }
 
     fn to_f32(self) -> f32 {
         f32::from(u8::from(self))
@@ -489,6 +513,11 @@ impl Sealed for F8E4M3FN {}
 impl Element for F8E4M3FN {
     const DTYPE: DType = DType::F8E4M3FN;
     unpacked!(F8E4M3FN);
+    type Value = f32;
+
+    fn of(value: f32) -> Self {
+        F8E4M3FN::from_f32(value)
+    }
 
     fn to_f32(self) -> f32 {
         self.to_f32()
@@ -507,6 +536,11 @@ impl Sealed for F4E2M1FN {}
 impl Element for F4E2M1FN {
     const DTYPE: DType = DType::F4E2M1FN;
     type Packed = u8;
+    type Value = f32;
+
+    fn of(value: f32) -> Self {
+        F4E2M1FN::from_f32(value)
+    }
 
     fn to_f32(self) -> f32 {
         self.to_f32()

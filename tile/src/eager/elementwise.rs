@@ -6,10 +6,10 @@ use super::fault::fault;
 use super::shape::{Shape, for_each_row};
 use super::tile::{Tile, broadcast};
 use crate::error::KernelError;
-use half::{bf16, f16};
 use std::ops;
 
-/// A tile, or a scalar that stands for a tile of one value.
+/// A tile, or a scalar that stands for a tile of one value: f32 beside floating-point tiles, rounded to their dtype
+/// first; i32 and bool beside their own.
 pub trait Operand<T: Element>: Copy {
     /// The tile; a scalar becomes one without dimensions, which broadcasts to any shape.
     #[doc(hidden)]
@@ -22,12 +22,29 @@ impl<T: Element> Operand<T> for Tile<T> {
     }
 }
 
-impl<T: Element> Operand<T> for T {
+impl<T: Element<Value = f32>> Operand<T> for f32 {
     fn tile(self) -> Tile<T> {
-        let mut out = Output::new(Shape::new(&[]));
-        out[0] = self;
-        out.finish()
+        scalar(T::of(self))
     }
+}
+
+impl Operand<i32> for i32 {
+    fn tile(self) -> Tile<i32> {
+        scalar(self)
+    }
+}
+
+impl Operand<bool> for bool {
+    fn tile(self) -> Tile<bool> {
+        scalar(self)
+    }
+}
+
+/// A tile without dimensions.
+fn scalar<T: Element>(value: T) -> Tile<T> {
+    let mut out = Output::new(Shape::new(&[]));
+    out[0] = value;
+    out.finish()
 }
 
 fn map<T: Element, U: Element>(from: &Read<T>, f: impl Fn(T) -> U) -> Tile<U> {
@@ -143,10 +160,10 @@ fn refuse_zero<T: Numeric>(divisor: Tile<T>) {
 /// For operators that every operand has a result for.
 fn any_value<T>(_: Tile<T>) {}
 
-/// `Tile op Tile`, `Tile op scalar`, `scalar op Tile`, `Tile op= either`.
+/// `Tile op Tile` and `Tile op= Tile`.
 macro_rules! binary {
     ($bound:ident, $op:literal, $trait:ident :: $method:ident, $assign:ident :: $assign_method:ident,
-     $function:expr, $check:expr, [$($scalar:ty),*]) => {
+     $function:expr, $check:expr) => {
         impl<T: $bound> ops::$trait for Tile<T> {
             type Output = Tile<T>;
 
@@ -157,47 +174,84 @@ macro_rules! binary {
             }
         }
 
-        impl<T: $bound> ops::$trait<T> for Tile<T> {
-            type Output = Tile<T>;
-
-            #[track_caller]
-            fn $method(self, rhs: T) -> Tile<T> {
-                ops::$trait::$method(self, rhs.tile())
-            }
-        }
-
         impl<T: $bound> ops::$assign for Tile<T> {
             #[track_caller]
             fn $assign_method(&mut self, rhs: Tile<T>) {
                 *self = ops::$trait::$method(*self, rhs);
             }
         }
+    };
+}
 
-        impl<T: $bound> ops::$assign<T> for Tile<T> {
+/// `Tile op scalar`, `scalar op Tile` and `Tile op= scalar`.
+macro_rules! binary_scalar {
+    ($scalar:ty, $generics:tt $element:ty,
+     $($trait:ident :: $method:ident, $assign:ident :: $assign_method:ident;)*) => {
+        $(binary_scalar!(one $scalar, $generics $element, $trait::$method, $assign::$assign_method);)*
+    };
+    (one $scalar:ty, [$($generics:tt)*] $element:ty,
+     $trait:ident :: $method:ident, $assign:ident :: $assign_method:ident) => {
+        impl<$($generics)*> ops::$trait<$scalar> for Tile<$element> {
+            type Output = Tile<$element>;
+
             #[track_caller]
-            fn $assign_method(&mut self, rhs: T) {
-                *self = ops::$trait::$method(*self, rhs);
+            fn $method(self, rhs: $scalar) -> Tile<$element> {
+                ops::$trait::$method(self, Operand::<$element>::tile(rhs))
             }
         }
 
-        $(impl ops::$trait<Tile<$scalar>> for $scalar {
-            type Output = Tile<$scalar>;
+        impl<$($generics)*> ops::$trait<Tile<$element>> for $scalar {
+            type Output = Tile<$element>;
 
             #[track_caller]
-            fn $method(self, rhs: Tile<$scalar>) -> Tile<$scalar> {
-                ops::$trait::$method(self.tile(), rhs)
+            fn $method(self, rhs: Tile<$element>) -> Tile<$element> {
+                ops::$trait::$method(Operand::<$element>::tile(self), rhs)
             }
-        })*
+        }
+
+        impl<$($generics)*> ops::$assign<$scalar> for Tile<$element> {
+            #[track_caller]
+            fn $assign_method(&mut self, rhs: $scalar) {
+                *self = ops::$trait::$method(*self, rhs);
+            }
+        }
     };
 }
-binary!(Numeric, "+", Add::add, AddAssign::add_assign, T::add, any_value, [f32, f16, bf16, i32]);
-binary!(Numeric, "-", Sub::sub, SubAssign::sub_assign, T::sub, any_value, [f32, f16, bf16, i32]);
-binary!(Numeric, "*", Mul::mul, MulAssign::mul_assign, T::mul, any_value, [f32, f16, bf16, i32]);
-binary!(Numeric, "/", Div::div, DivAssign::div_assign, T::div, refuse_zero, [f32, f16, bf16, i32]);
-binary!(Numeric, "%", Rem::rem, RemAssign::rem_assign, T::rem, refuse_zero, [f32, f16, bf16, i32]);
-binary!(Bits, "&", BitAnd::bitand, BitAndAssign::bitand_assign, T::and, any_value, [bool, i32]);
-binary!(Bits, "|", BitOr::bitor, BitOrAssign::bitor_assign, T::or, any_value, [bool, i32]);
-binary!(Bits, "^", BitXor::bitxor, BitXorAssign::bitxor_assign, T::xor, any_value, [bool, i32]);
+
+binary!(Numeric, "+", Add::add, AddAssign::add_assign, T::add, any_value);
+binary!(Numeric, "-", Sub::sub, SubAssign::sub_assign, T::sub, any_value);
+binary!(Numeric, "*", Mul::mul, MulAssign::mul_assign, T::mul, any_value);
+binary!(Numeric, "/", Div::div, DivAssign::div_assign, T::div, refuse_zero);
+binary!(Numeric, "%", Rem::rem, RemAssign::rem_assign, T::rem, refuse_zero);
+binary!(Bits, "&", BitAnd::bitand, BitAndAssign::bitand_assign, T::and, any_value);
+binary!(Bits, "|", BitOr::bitor, BitOrAssign::bitor_assign, T::or, any_value);
+binary!(Bits, "^", BitXor::bitxor, BitXorAssign::bitxor_assign, T::xor, any_value);
+
+binary_scalar! {
+    f32, [T: Float] T,
+    Add::add, AddAssign::add_assign;
+    Sub::sub, SubAssign::sub_assign;
+    Mul::mul, MulAssign::mul_assign;
+    Div::div, DivAssign::div_assign;
+    Rem::rem, RemAssign::rem_assign;
+}
+binary_scalar! {
+    i32, [] i32,
+    Add::add, AddAssign::add_assign;
+    Sub::sub, SubAssign::sub_assign;
+    Mul::mul, MulAssign::mul_assign;
+    Div::div, DivAssign::div_assign;
+    Rem::rem, RemAssign::rem_assign;
+    BitAnd::bitand, BitAndAssign::bitand_assign;
+    BitOr::bitor, BitOrAssign::bitor_assign;
+    BitXor::bitxor, BitXorAssign::bitxor_assign;
+}
+binary_scalar! {
+    bool, [] bool,
+    BitAnd::bitand, BitAndAssign::bitand_assign;
+    BitOr::bitor, BitOrAssign::bitor_assign;
+    BitXor::bitxor, BitXorAssign::bitxor_assign;
+}
 
 impl<T: Numeric> ops::Neg for Tile<T> {
     type Output = Tile<T>;

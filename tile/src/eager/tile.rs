@@ -199,10 +199,15 @@ pub(crate) fn broadcast<T: Element>(from: &Read<T>, to: Shape) -> Output<T> {
     out
 }
 
-/// A tile of `shape` with every element `value`.
+/// A tile of `shape` with every element the scalar `value`: f32 for every floating-point dtype, i32 or bool.
 #[track_caller]
-pub fn full<T: Element>(shape: impl AsRef<[usize]>, value: T) -> Tile<T> {
-    let mut out = Output::new(Shape::of_tile(shape.as_ref()));
+pub fn full<T: Element>(shape: impl AsRef<[usize]>, value: T::Value) -> Tile<T> {
+    filled(shape.as_ref(), T::of(value))
+}
+
+#[track_caller]
+fn filled<T: Element>(shape: &[usize], value: T) -> Tile<T> {
+    let mut out = Output::new(Shape::of_tile(shape));
     out.fill(value);
     out.finish()
 }
@@ -210,13 +215,13 @@ pub fn full<T: Element>(shape: impl AsRef<[usize]>, value: T) -> Tile<T> {
 /// A tile of zeros (false for bool).
 #[track_caller]
 pub fn zeros<T: Element>(shape: impl AsRef<[usize]>) -> Tile<T> {
-    full(shape, T::default())
+    filled(shape.as_ref(), T::default())
 }
 
 /// A tile of ones.
 #[track_caller]
 pub fn ones<T: Numeric>(shape: impl AsRef<[usize]>) -> Tile<T> {
-    full(shape, T::one())
+    filled(shape.as_ref(), T::one())
 }
 
 /// `[0, 1, .., len - 1]`.

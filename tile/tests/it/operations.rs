@@ -101,6 +101,10 @@ fn small_floats_round_every_operation() {
     let product = (third * third).to_vec()[0];
     let exact = f16::from_f32(1.0 / 3.0).to_f32();
     assert_eq!(product, f16::from_f32(exact * exact));
+    // A scalar is rounded to the tile's dtype first.
+    assert_eq!((third * 0.1).to_vec()[0], f16::from_f32(exact * f16::from_f32(0.1).to_f32()));
+    assert_eq!(full::<f16>([1], 0.1).to_vec(), [f16::from_f32(0.1)]);
+    assert_eq!((1.0 - third).maximum(0.5).gt(0.6).to_vec(), [true, true]);
     let x = Tile::from_slice(&[2.0f32, 0.25, 9.0, 1.0], [4]);
     assert_eq!(x.rsqrt().to_vec()[1], 2.0);
     assert_eq!(x.sqrt().to_vec()[2], 3.0);
