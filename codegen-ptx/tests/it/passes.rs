@@ -186,6 +186,19 @@ fn an_inner_ring_is_not_refilled_while_it_is_read() {
     assert!(before[..barrier].iter().all(|op| !copies(op)), "{}", module.to_text());
 }
 
+/// What other threads wrote is read after a barrier, and never ahead of time.
+#[test]
+fn tensors_that_are_updated_are_read_in_order() {
+    let context = dialect::context(&[]);
+    let module = kernel(&context, "powers", DType::BF16, &[("TILE", 64)]);
+    let (module, remarks) = lower(&module, SETTINGS).unwrap();
+    assert!(remarks.iter().any(|r| r.contains("copies wait in every iteration")), "{remarks:#?}");
+    let ops: Vec<_> = gpu_ops(loops(&module)[0]);
+    let store = ops.iter().position(|op| matches!(op, GpuOp::GlobalStore { .. })).unwrap();
+    assert_eq!((&ops[store - 1], &ops[store + 1]), (&GpuOp::Barrier, &GpuOp::Barrier));
+    assert_eq!(count(module.function(), |op| matches!(op, GpuOp::Wait { pending } if *pending > 0)), 0);
+}
+
 #[test]
 fn buffers_share_memory_when_their_lives_do_not_meet() {
     let context = dialect::context(&[]);

@@ -182,3 +182,15 @@ fn newton<T: Float, const N: usize>(x: Tensor<T, 1>, out: TensorMut<T, 1>, round
     }
     out.store([i], y.cast::<T>());
 }
+
+// Reads back what it wrote: powers of a matrix, in place.
+#[tile_kernel]
+fn powers<T: Float, const TILE: usize>(x: TensorMut<T, 2>, rounds: i32) {
+    let mut left = rounds;
+    for i in 0..(rounds as usize) {
+        let a = x.load([0, 0], [TILE, TILE]);
+        let b = x.load([i - i, 0], [TILE, TILE]).t();
+        x.store([0, 0], mma(a, b, zeros::<f32>([TILE, TILE])).cast::<T>());
+        left = left - 1;
+    }
+}

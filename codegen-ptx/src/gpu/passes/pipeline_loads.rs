@@ -1,7 +1,7 @@
 //! Lets the copies of a loop run ahead of the iteration that reads them.
 //!
 //! Input: a gpu-level module in which each copy to shared memory is waited for where it is made. Output: the same,
-//! where the copies of a loop whose addresses are known ahead go to a ring of `num_stages` slots. With S stages,
+//! where the copies of a loop whose addresses are known ahead, from tensors the kernel does not write, go to a ring of `num_stages` slots. With S stages,
 //! an iteration waits for its own slot, meets the other warps, starts the copies of S - 1 iterations later, and
 //! computes. Invariant: one barrier an iteration proves both that the slot to be read is complete and that
 //! nobody still reads the slot to be written, which is the one of the iteration before.
@@ -34,12 +34,20 @@ const PASS: Pass = Pass::PipelineLoads;
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
     let loops: Vec<Op> =
         nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for").collect();
+    let written: Vec<Val> = nested_ops(module.function())
+        .into_iter()
+        .filter_map(|op| match GpuOp::of(op) {
+            Some(GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. }) => Some(view),
+            _ => None,
+        })
+        .collect();
     // Inner loops first: rebuilding an outer loop would otherwise lose them.
     for op in loops.into_iter().rev() {
         let body = blocks_of(op)[0];
         let (mut ready, mut fixed) = (Vec::new(), 0);
         for copy in copies(body) {
-            match address(&copy, body) {
+            let address = address(&copy, body).filter(|_| !written.contains(&copy.view));
+            match address {
                 Some(address) => ready.push((copy, address)),
                 None => fixed += 1,
             }
@@ -47,7 +55,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         let place = Place::of(op.location());
         if fixed > 0 {
             let message =
-                format!("{fixed} copies wait in every iteration: their addresses are not known ahead");
+                format!("{fixed} copies wait in every iteration: what they read is not known ahead");
             cx.remark(PASS, place.clone(), message);
         }
         if ready.is_empty() {
@@ -72,6 +80,7 @@ struct Copy<'c> {
     commit: Op<'c>,
     wait: Op<'c>,
     after: Op<'c>,
+    view: Val<'c>,
     smem: Val<'c>,
 }
 
@@ -83,14 +92,14 @@ fn copies<'c>(block: Blk<'c>) -> Vec<Copy<'c>> {
         let [copy, commit, wait, after] = window[..] else { continue };
         let kinds = (GpuOp::of(copy), GpuOp::of(commit), GpuOp::of(wait), GpuOp::of(after));
         if let (
-            Some(GpuOp::AsyncCopy { smem, .. }),
+            Some(GpuOp::AsyncCopy { view, smem, .. }),
             Some(GpuOp::Commit),
             Some(GpuOp::Wait { pending: 0 }),
             Some(GpuOp::Barrier),
         ) = kinds
         {
             let before = i.checked_sub(1).map(|i| ops[i]).filter(|op| GpuOp::of(*op) == Some(GpuOp::Barrier));
-            found.push(Copy { before, copy, commit, wait, after, smem });
+            found.push(Copy { before, copy, commit, wait, after, view, smem });
         }
     }
     found

@@ -187,6 +187,19 @@ impl<'c> Emitter<'_, 'c> {
         }
     }
 
+    /// Writes to a view. If the kernel also reads it, every thread has done its earlier reads by then, and later
+    /// reads see what every thread has written.
+    fn between_barriers(&self, b: &Builder<'c>, view: Val<'c>, write: impl FnOnce(&Self)) {
+        let updated = self.graph.is_updated(view);
+        if updated {
+            b.barrier();
+        }
+        write(self);
+        if updated {
+            b.barrier();
+        }
+    }
+
     fn tile_op(&mut self, b: &Builder<'c>, op: Op<'c>, tile_op: &TileOp<'c>) {
         let scalars = |this: &Self, values: &[Val<'c>]| -> Vec<Val<'c>> {
             values.iter().map(|v| this.scalars[&key(*v)]).collect()
@@ -200,7 +213,9 @@ impl<'c> Emitter<'_, 'c> {
                 let (shape, dtype) = tile_of(*value);
                 let width = vec_bytes(self.graph, *view, &shape, dtype, self.cx);
                 let tile = self.value(*value, self.demands.taken[&op_key(op)]);
-                b.global_store(self.scalars[&key(*view)], &scalars(self, index), tile, width);
+                self.between_barriers(b, *view, |this| {
+                    b.global_store(this.scalars[&key(*view)], &scalars(this, index), tile, width);
+                });
             }
             TileOp::Gather { view, index, mask } => self.make(b, op, |this, id, _| {
                 let index: Vec<_> = index.iter().map(|i| this.value(*i, id)).collect();
@@ -211,7 +226,9 @@ impl<'c> Emitter<'_, 'c> {
                 let id = self.demands.taken[&op_key(op)];
                 let index: Vec<_> = index.iter().map(|i| self.value(*i, id)).collect();
                 let (value, mask) = (self.value(*value, id), mask.map(|m| self.value(m, id)));
-                b.scatter_tile(self.scalars[&key(*view)], &index, value, mask);
+                self.between_barriers(b, *view, |this| {
+                    b.scatter_tile(this.scalars[&key(*view)], &index, value, mask);
+                });
             }
             TileOp::Splat { scalar } => {
                 self.make(b, op, |this, _, ty| b.value("tgpu.splat", &[this.scalars[&key(*scalar)]], ty, &[]))

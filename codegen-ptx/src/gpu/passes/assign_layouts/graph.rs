@@ -139,6 +139,19 @@ impl<'c> Graph<'c> {
         self.uses.get(&key(value)).map_or(&[], Vec::as_slice)
     }
 
+    /// True when the kernel both reads and writes a tensor, so that threads may see each other's elements.
+    pub fn is_updated(&self, view: Val<'c>) -> bool {
+        let mut touched = [false; 2];
+        for used in self.uses(view) {
+            match self.kind(used.op) {
+                Kind::Tile(TileOp::Load { .. } | TileOp::Gather { .. }) => touched[0] = true,
+                Kind::Tile(TileOp::Store { .. } | TileOp::Scatter { .. }) => touched[1] = true,
+                _ => {}
+            }
+        }
+        touched == [true; 2]
+    }
+
     /// The number of a tensor argument.
     pub fn view_number(&self, view: Val<'c>) -> Option<usize> {
         self.views.iter().position(|v| *v == view)
