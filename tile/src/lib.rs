@@ -21,6 +21,7 @@
 //! # Features
 //! `jit` (default): compile kernels to PTX in process; needs LLVM. Without it nothing here depends on LLVM.
 
+pub mod contract;
 pub mod device;
 pub mod dynamic;
 pub mod eager;

@@ -1,0 +1,4 @@
+//! One file a kernel: the function, its contract, its reference.
+
+pub mod fmha;
+pub mod matmul;

@@ -1,0 +1,5 @@
+//! Every kernel against its reference.
+
+mod agreement;
+
+mod support;
