@@ -4,3 +4,4 @@ mod compile;
 mod lowering;
 mod passes;
 mod support;
+mod verify;
