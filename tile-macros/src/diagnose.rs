@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use quote::quote;
+use syn::{FnArg, GenericParam, ItemFn, Pat, parse_quote};
 use tile_lang::ast::Function;
 use tile_lang::check::{Mode, check};
 use tile_lang::parse::SpanTable;
@@ -16,6 +17,30 @@ pub fn diagnose(function: &Function, table: &SpanTable, mut parsed: Vec<Diagnost
         parsed = found;
     }
     parsed.iter().map(|diagnostic| compile_error(diagnostic, table)).collect()
+}
+
+/// Keeps the body of a function with mistakes from rustc, which would report them once more in terms of types that
+/// its author never wrote; editors still see it.
+pub fn set_aside_body(item: &mut ItemFn) {
+    let params = item.sig.inputs.iter().filter_map(|input| match input {
+        FnArg::Typed(typed) => match &*typed.pat {
+            Pat::Ident(ident) => Some(&ident.ident),
+            _ => None,
+        },
+        FnArg::Receiver(_) => None,
+    });
+    let consts = item.sig.generics.params.iter().filter_map(|param| match param {
+        GenericParam::Const(param) => Some(&param.ident),
+        _ => None,
+    });
+    let (names, block) = (params.chain(consts), &item.block);
+    item.block = parse_quote!({
+        #[cfg(rust_analyzer)]
+        #block
+        let _ = (#(&#names,)*);
+        ::core::panic!("the function did not compile")
+    });
+    item.attrs.push(parse_quote!(#[allow(unexpected_cfgs)]));
 }
 
 /// `compile_error!` that underlines the place of a message.

@@ -10,9 +10,12 @@ use tile_lang::ast::{Function, FunctionKind};
 use tile_lang::builtins::{self, On};
 
 /// Expands `#[tile_fn]`.
-pub fn expand(attr: TokenStream, item: ItemFn) -> TokenStream {
+pub fn expand(attr: TokenStream, mut item: ItemFn) -> TokenStream {
     let (function, table, parsed) = tile_lang::parse::parse_function(attr, &item, FunctionKind::Helper);
     let errors = diagnose::diagnose(&function, &table, parsed);
+    if !errors.is_empty() {
+        diagnose::set_aside_body(&mut item);
+    }
     let (attrs, vis, name) = (&item.attrs, &item.vis, &item.sig.ident);
     let (params, output) = (&item.sig.inputs, &item.sig.output);
     let generics = eager::dtype_generics(&item);
@@ -82,6 +85,14 @@ struct Calls {
 }
 
 impl<'ast> Visit<'ast> for Calls {
+    /// Of a body that was set aside, nothing is called.
+    fn visit_block(&mut self, block: &'ast syn::Block) {
+        let aside = matches!(block.stmts.first(), Some(syn::Stmt::Expr(syn::Expr::Block(b), _)) if !b.attrs.is_empty());
+        if !aside {
+            visit::visit_block(self, block);
+        }
+    }
+
     fn visit_expr_call(&mut self, call: &'ast ExprCall) {
         visit::visit_expr_call(self, call);
         let syn::Expr::Path(callee) = &*call.func else { return };

@@ -7,13 +7,16 @@ use syn::{FnArg, GenericParam, Ident, ItemFn, Pat};
 use tile_lang::ast::{ConstKind, ConstParam, DTypeBound, DTypeExpr, Function, FunctionKind, Param, TypeExpr};
 
 /// Expands `#[tile_kernel(..)]`.
-pub fn expand(attr: TokenStream, item: ItemFn) -> TokenStream {
+pub fn expand(attr: TokenStream, mut item: ItemFn) -> TokenStream {
     let (function, table, parsed) = tile_lang::parse::parse_function(attr, &item, FunctionKind::Kernel);
     let readable = function.params.len() == item.sig.inputs.len();
     let errors = diagnose::diagnose(&function, &table, parsed);
     if !readable {
         // A parameter has no type that a launch could take; only the messages make sense.
         return errors;
+    }
+    if !errors.is_empty() {
+        diagnose::set_aside_body(&mut item);
     }
     let parts = Parts { item: &item, function: &function };
     let (launcher, module, bodies) = (parts.launcher(), parts.module(), parts.bodies());

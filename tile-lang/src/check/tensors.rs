@@ -83,8 +83,26 @@ impl<'a> Checker<'a> {
     fn block_index(&mut self, view: &View, what: &str, arg: &'a Expr) -> Option<Vec<Value>> {
         let list = self.per_dimension(view, &format!("the block index of `{what}`"), arg)?;
         let values = self.expr_list(list);
-        let fine: Vec<bool> = values.iter().map(|v| self.is_size(&format!("{what} index"), v)).collect();
+        let fine: Vec<bool> = values.iter().map(|v| self.is_block_index(what, v)).collect();
         fine.into_iter().all(|f| f).then_some(values)
+    }
+
+    fn is_block_index(&mut self, what: &str, value: &Value) -> bool {
+        let fine = match &value.ty {
+            Ty::Unknown => return false,
+            Ty::Scalar(dtype) => self.unify(dtype, &DType::Index.into()).is_some(),
+            _ => false,
+        };
+        if !fine {
+            let found = self.describe(&value.ty);
+            let message = format!("a block index of `{what}` is a usize; found {found}");
+            let help = match &value.ty {
+                Ty::Tile(..) => "tiles of element indices go to `gather` and `scatter`",
+                _ => "convert it with `as usize`",
+            };
+            self.error_help(value.span, message, help);
+        }
+        fine
     }
 
     fn load(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {

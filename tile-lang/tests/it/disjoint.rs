@@ -13,7 +13,8 @@ fn axes(body: &str) -> Vec<usize> {
     let kernel = &functions(&source)[0];
     let mut bind = Bindings::default();
     bind.consts.insert("B".into(), 16);
-    let bound = check(kernel, &|_, _| None, &bind, Mode::Bound).unwrap_or_else(|e| panic!("{e:#?}\n{source}"));
+    let bound =
+        check(kernel, &|_, _| None, &bind, Mode::Bound).unwrap_or_else(|e| panic!("{e:#?}\n{source}"));
     let symbolic = check(kernel, &|_, _| None, &Bindings::default(), Mode::Symbolic).expect("checked before");
     let found = |p| unproved_axes(p).iter().map(|u| u.axis).collect::<Vec<_>>();
     assert_eq!(found(&bound), found(&symbolic), "bound and symbolic sizes agree\n{source}");
@@ -73,6 +74,7 @@ fn reassigned_variables_are_unknown() {
 fn two_stores_must_agree() {
     let same = format!("{} {}", store("program_id(0), program_id(1)"), store("program_id(0), program_id(1)"));
     assert_eq!(axes(&same), [2]);
-    let apart = format!("{} {}", store("program_id(0), program_id(1)"), store("program_id(1), program_id(0)"));
+    let apart =
+        format!("{} {}", store("program_id(0), program_id(1)"), store("program_id(1), program_id(0)"));
     assert_eq!(axes(&apart), [0, 1, 2]);
 }

@@ -1,9 +1,9 @@
 //! Tests of the language: parsing, checking, disjointness, tuning spaces.
 
 mod check;
+mod disjoint;
 mod kernels;
 mod mistakes;
-mod disjoint;
 mod parse;
 mod space;
 mod support;

@@ -64,7 +64,7 @@ fn each_mistake_has_one_message_at_its_place() {
             "4:16: `a` has rank 2; expected 2 entries in the block index of `load`, found 1",
         ),
         ("let x = a.load([0, 0], [M]);", 1, "expected 2 entries in the shape of `load`, found 1"),
-        ("let x = a.load([0, n], [M, N]);", 1, "`load index` takes a usize; found i32"),
+        ("let x = a.load([0, n], [M, N]);", 1, "a block index of `load` is a usize; found i32"),
         (
             "let x = a.load([0, 0], [M, a.dim(0)]);",
             1,
