@@ -1,6 +1,7 @@
 //! Tests of the tile dialect, its passes and its interpreter.
 
 mod dialect;
+mod eager;
 mod filetests;
 mod fmha;
 mod interpret;
