@@ -1,7 +1,7 @@
 //! A kernel together with the helpers it calls.
 
 use crate::ast::Function;
-use crate::check::{Mode, check};
+use crate::check::{Mode, check_among};
 use crate::config::Bindings;
 use crate::diag::Diagnostic;
 use crate::typed::Program;
@@ -51,12 +51,23 @@ impl Library {
         Some(&self.nodes[*index].function)
     }
 
+    /// The source files, the kernel's own first: what places in messages and programs index.
+    pub fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        for node in &self.nodes {
+            if !files.contains(&node.function.file) {
+                files.push(node.function.file.clone());
+            }
+        }
+        files
+    }
+
     /// Checks the kernel with its helpers inlined.
     ///
     /// # Errors
-    /// Every mistake found; see [`check`].
+    /// Every mistake found, at places among [`files`](Self::files); see [`crate::check()`].
     pub fn check(&self, bind: &Bindings, mode: Mode) -> Result<Program, Vec<Diagnostic>> {
-        check(self.kernel(), &|caller, path| self.find(caller, path), bind, mode)
+        check_among(self.files(), self.kernel(), &|caller, path| self.find(caller, path), bind, mode)
     }
 
     /// A hash of what the kernel computes as written, in hexadecimal: its syntax tree and its helpers', without

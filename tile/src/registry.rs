@@ -159,22 +159,7 @@ impl KernelDef {
 
     /// The source files that the places of [`instantiate`](Self::instantiate)'s messages index.
     pub fn files(&self) -> Vec<String> {
-        let mut files = vec![self.ast().file.clone()];
-        let mut known = Vec::new();
-        let mut queue = (self.helpers)().to_vec();
-        queue.reverse();
-        while let Some((_, helper)) = queue.pop() {
-            if known.iter().any(|k| std::ptr::eq(*k, helper)) {
-                continue;
-            }
-            known.push(helper);
-            let file = parse(helper.ast_json).file;
-            if !files.contains(&file) {
-                files.push(file);
-            }
-            queue.extend((helper.helpers)().iter().rev());
-        }
-        files
+        self.library().files()
     }
 }
 

@@ -48,11 +48,22 @@ pub fn check<'a>(
     bind: &Bindings,
     mode: Mode,
 ) -> Result<Program, Vec<Diagnostic>> {
+    check_among(vec![function.file.clone()], function, helpers, bind, mode)
+}
+
+/// [`check`] with the files that places index, the function's own first; helpers in others are added.
+pub(crate) fn check_among<'a>(
+    files: Vec<String>,
+    function: &'a Function,
+    helpers: &'a Helpers<'a>,
+    bind: &Bindings,
+    mode: Mode,
+) -> Result<Program, Vec<Diagnostic>> {
     let mut checker = Checker {
         mode,
         helpers,
         diagnostics: Vec::new(),
-        files: vec![function.file.clone()],
+        files,
         params: Vec::new(),
         vars: Vec::new(),
         frames: Vec::new(),

@@ -264,6 +264,24 @@ fn helpers_report_in_their_own_lines_and_name_the_call() {
 }
 
 #[test]
+fn places_index_the_files_of_the_library() {
+    let mut list = functions(
+        "fn one(x: f32) -> f32 { x }\nfn two(x: f32) -> f32 { x.foo() }\nfn k(s: f32) { let y = two(s); }",
+    );
+    for (function, file) in list.iter_mut().zip(["one.rs", "two.rs", "k.rs"]) {
+        function.file = file.to_owned();
+    }
+    let mut library = tile_lang::Library::new(list.pop().unwrap());
+    let [one, two] = [list.remove(0), list.remove(0)];
+    library.add(0, "one", one);
+    library.add(0, "two", two);
+    let errors = library.check(&Bindings::default(), Mode::Bound).unwrap_err();
+    let text = errors[0].render(&library.files());
+    assert!(text.starts_with("two.rs:2:27: f32 has no method `foo`"), "{text}");
+    assert!(text.contains("k.rs:3:24: in this call of `two`"), "{text}");
+}
+
+#[test]
 fn helper_calls_are_checked() {
     let cases = [
         ("fn h(x: f32) -> f32 { h(x) }", "h(s)", "`h` calls itself"),
