@@ -6,7 +6,7 @@ use std::ops::{Add, Mul, Neg, Sub};
 
 /// A size: a polynomial over const parameters, or a number.
 ///
-/// Kept in normal form (no zero coefficients), so that equal polynomials compare equal. What no polynomial can
+/// Kept in normal form (no zero coefficients), so that equal polynomials compare equal; coefficients saturate. What no polynomial can
 /// say, such as `cdiv(TILE_M, 32)`, is a symbol that [`Dim::is_opaque`] tells from a const parameter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Dim {
@@ -69,7 +69,7 @@ impl Dim {
         let mut quotient = Dim::constant(0);
         while let Some((factors, coefficient)) = rest.leading() {
             let factors = remove_factors(factors, lead)?;
-            if coefficient % lead_coefficient != 0 {
+            if coefficient.checked_rem(lead_coefficient)? != 0 {
                 return None;
             }
             let term = Dim::from_terms([(factors, coefficient / lead_coefficient)]);
@@ -87,7 +87,8 @@ impl Dim {
     fn from_terms(terms: impl IntoIterator<Item = (Vec<String>, i64)>) -> Dim {
         let mut out = BTreeMap::new();
         for (factors, coefficient) in terms {
-            *out.entry(factors).or_insert(0i64) += coefficient;
+            let sum: &mut i64 = out.entry(factors).or_default();
+            *sum = sum.saturating_add(coefficient);
         }
         out.retain(|_, coefficient| *coefficient != 0);
         Dim { terms: out }
@@ -135,7 +136,7 @@ impl Mul for Dim {
         let product = |(a, ca): (&Vec<String>, &i64), (b, cb): (&Vec<String>, &i64)| {
             let mut factors = [a.as_slice(), b.as_slice()].concat();
             factors.sort_unstable();
-            (factors, ca * cb)
+            (factors, ca.saturating_mul(*cb))
         };
         Dim::from_terms(self.terms.iter().flat_map(|a| other.terms.iter().map(move |b| product(a, b))))
     }

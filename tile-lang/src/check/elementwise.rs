@@ -242,7 +242,7 @@ impl Checker<'_> {
             }
         }
         let konst = konst::function("cdiv", &[a.konst.as_ref(), b.konst.as_ref()], |v| {
-            (v[1] > 0).then(|| (v[0] + v[1] - 1) / v[1])
+            v[0].checked_add(v[1].checked_sub(1)?)?.checked_div(v[1])
         });
         let size = |node| Value::scalar(DType::Index, node, span);
         let one = size(ExprKind::Int(1));

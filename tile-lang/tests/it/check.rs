@@ -153,3 +153,46 @@ fn the_hash_follows_the_code_and_not_its_layout() {
     assert_ne!(hash(MATMUL), hash(&MATMUL.replace("[n, k]", "[k, n]")));
     assert_ne!(hash(FMHA), hash(&FMHA.replace("(old - new)", "(new - old)")));
 }
+
+/// Takes tokens out of kernels, doubles them and swaps them: whatever is left of them that Rust can still read,
+/// parsing and checking it ends in a program or in messages.
+#[test]
+fn mangled_kernels_never_panic() {
+    let mut seeds: Vec<String> = ACCEPTED.iter().map(|body| wrap(body)).collect();
+    seeds.push(MATMUL.to_owned());
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let mut read = 0;
+    for round in 0..4000 {
+        let source = &seeds[round % seeds.len()];
+        let mut words: Vec<&str> = source.split_inclusive([' ', '(', ')', '[', ']', ',', ';', '.']).collect();
+        for _ in 0..1 + random(3) {
+            let (i, j) = (random(words.len()), random(words.len()));
+            match random(3) {
+                0 => words.swap(i, j),
+                1 => words[i] = words[j],
+                _ => {
+                    words.insert(i, ["9223372036854775807 ", "-", "0", "M * ", "a ", "3.5 ", "!"][random(7)])
+                }
+            }
+        }
+        let Ok(tokens) = words.concat().parse() else { continue };
+        let Ok(file) = syn::parse2::<syn::File>(tokens) else { continue };
+        for item in file.items {
+            let syn::Item::Fn(item) = item else { continue };
+            read += 1;
+            let kind = tile_lang::ast::FunctionKind::Kernel;
+            let (function, _, _) = tile_lang::parse::parse_function(Default::default(), &item, kind);
+            for mode in [Mode::Symbolic, Mode::Bound] {
+                let bindings = bind(&[("M", 16), ("FLAG", random(2) as i64)], DType::F16);
+                if let Err(errors) = tile_lang::check(&function, &|_, _| None, &bindings, mode) {
+                    assert!(!errors.is_empty());
+                }
+            }
+        }
+    }
+    assert!(read > 200, "{read}");
+}
