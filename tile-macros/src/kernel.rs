@@ -3,7 +3,7 @@
 use crate::{diagnose, eager, helper};
 use proc_macro2::{Literal, TokenStream};
 use quote::{format_ident, quote};
-use syn::{FnArg, GenericParam, Ident, ItemFn, Pat};
+use syn::{FnArg, Ident, ItemFn, Pat};
 use tile_lang::ast::{ConstKind, ConstParam, DTypeBound, DTypeExpr, Function, FunctionKind, Param, TypeExpr};
 
 /// Expands `#[tile_kernel(..)]`.
@@ -40,14 +40,16 @@ impl Parts<'_> {
 
     /// The parameters' names as tokens of the author's.
     fn idents(&self) -> Vec<&Ident> {
-        let ident = |arg| match arg {
-            &FnArg::Typed(ref typed) => match &*typed.pat {
-                Pat::Ident(ident) => Some(&ident.ident),
-                _ => None,
-            },
-            FnArg::Receiver(_) => None,
-        };
-        self.item.sig.inputs.iter().filter_map(ident).collect()
+        let inputs = self.item.sig.inputs.iter();
+        inputs
+            .filter_map(|arg| match arg {
+                FnArg::Typed(typed) => match &*typed.pat {
+                    Pat::Ident(ident) => Some(&ident.ident),
+                    _ => None,
+                },
+                FnArg::Receiver(_) => None,
+            })
+            .collect()
     }
 
     fn params(&self) -> Vec<(&Ident, &Param)> {
@@ -96,11 +98,7 @@ impl Parts<'_> {
     }
 
     fn dtype_idents(&self) -> Vec<&Ident> {
-        let ident = |param| match param {
-            &GenericParam::Type(ref ty) => Some(&ty.ident),
-            _ => None,
-        };
-        self.item.sig.generics.params.iter().filter_map(ident).collect()
+        self.item.sig.generics.type_params().map(|param| &param.ident).collect()
     }
 
     /// `pub mod matmul`: `Config`, `Launch`, `KERNEL`, `tuned`.

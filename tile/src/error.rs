@@ -381,7 +381,7 @@ pub enum LaunchError {
         /// The line of the kernel.
         place: Place,
         /// What happened.
-        error: KernelError,
+        error: Box<KernelError>,
     },
     /// The tables of tuned configurations could not be read or do not fit the kernel.
     #[error("kernel `{kernel}`: no tuned configuration: {message}")]

@@ -97,7 +97,7 @@ fn run_program(
     drop(restore);
     outcome.map_err(|payload| {
         let (place, error) = explain(payload);
-        LaunchError::Kernel { kernel, program: id, place, error }
+        LaunchError::Kernel { kernel, program: id, place, error: Box::new(error) }
     })
 }
 
@@ -123,7 +123,10 @@ fn watch_panics() {
             if !is_running() {
                 return previous(info);
             }
-            let message = info.payload_as_str().unwrap_or("the kernel panicked").to_owned();
+            let payload = info.payload();
+            let text = payload.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+            let message = text.unwrap_or("the kernel panicked").to_owned();
             let place = info.location().map(|l| Place {
                 file: l.file().to_owned().into(),
                 line: l.line(),

@@ -175,8 +175,8 @@ impl<T: Element, const R: usize> View<T, R> {
                 continue;
             }
             let mut place = 0;
-            for axis in 0..R {
-                match usize::try_from(index[axis][i]) {
+            for (axis, index) in index.iter().enumerate() {
+                match usize::try_from(index[i]) {
                     Ok(at) if at < self.shape[axis] => place += at * self.strides[axis],
                     _ => continue 'elements,
                 }

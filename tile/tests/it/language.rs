@@ -69,7 +69,6 @@ fn steps<const TILE: usize, const DOUBLE: bool>(y: TensorMut<i32, 1>, start: usi
         }
         count += 1;
     }
-    let count = count as i32;
     let tile = if DOUBLE { tile * 2 } else { tile };
     y.store([i], tile * scale + count);
 }
@@ -169,7 +168,7 @@ fn carried<const TILE: usize>(x: Tensor<f32, 1>, y: TensorMut<f32, 1>) {
         (a, b) = (b, next);
         last = b;
         for _ in 0..2 {
-            last = last * 1.0;
+            last *= 1.0;
         }
         let a = last + i as f32;
         let mut last = a;

@@ -31,7 +31,9 @@ fn the_detector_names_both_programs_and_the_element() {
     let mut y = TensorBuf::zeros([2, 12]);
     let error = overlapping(&mut y).grid([2, 2]).check_races(true).launch(&Device::cpu()).unwrap_err();
     let LaunchError::Kernel { error, place, .. } = &error else { panic!("{error}") };
-    let tile::KernelError::Race { tensor: "y", element, first, second } = error else { panic!("{error}") };
+    let tile::KernelError::Race { tensor: "y", element, first, second } = &**error else {
+        panic!("{error}");
+    };
     assert_eq!(first[0], second[0]);
     assert_ne!(first[1], second[1]);
     assert_eq!(element, &[first[0], 4]);
