@@ -2,4 +2,5 @@
 
 mod agreement;
 
+mod resources;
 mod support;
