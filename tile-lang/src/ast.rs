@@ -1,7 +1,7 @@
 //! The syntax tree that `#[tile_kernel]` and `#[tile_fn]` record.
 //!
 //! It keeps what the kernel's author wrote, unresolved: names are strings, calls are paths. The macro embeds
-//! it as JSON; [`crate::check`] gives it meaning.
+//! it as JSON; [`crate::check()`] gives it meaning.
 
 use crate::diag::Span;
 use crate::dtype::DType;

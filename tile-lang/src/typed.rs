@@ -1,6 +1,6 @@
 //! A checked kernel: every name resolved, every expression typed, helpers inlined.
 //!
-//! [`crate::check`] makes it. With every size and dtype bound, all shapes are numbers and all const conditions
+//! [`crate::check()`] makes it. With every size and dtype bound, all shapes are numbers and all const conditions
 //! are folded, and `tile-ir` lowers it without further questions.
 
 use crate::ast::{BinaryOp, UnaryOp};

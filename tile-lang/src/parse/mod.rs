@@ -1,6 +1,6 @@
 //! Tokens to syntax tree.
 //!
-//! Input: a function as `syn` parsed it and the tokens of its attribute. Output: an [`ast::Function`], the
+//! Input: a function as `syn` parsed it and the tokens of its attribute. Output: an [`Function`], the
 //! compiler's spans behind each of its places, and a message for every construct the language does not have.
 //! What could not be read becomes the name `_`, of which the checker assumes nothing.
 
