@@ -115,7 +115,7 @@ pub fn conversions<T: Element, const TILE: usize>(
     let number = i.load([p], [TILE]);
     let on = mask.load([p], [TILE]);
     let mixed = select(on, value * number.cast::<f32>(), value - number.cast::<f16>().cast::<f32>());
-    floats.store([p], mixed + (mixed.cast::<i32>() / 3 % 5 ^ number & 6).cast::<f32>());
+    floats.store([p], mixed + ((mixed.cast::<i32>() / 3 % 5) ^ (number & 6)).cast::<f32>());
     stored.store([p], mixed.cast::<T>());
     eights.store([p], (mixed * 0.25).cast::<f8E4M3FN>());
     bools.store([p], !on & mixed.ge(0.5) | number.lt(-2));
@@ -135,10 +135,10 @@ pub fn shuffle<T: Float, const TILE: usize>(
     let mut picked = x.gather_masked([rows, cols], cols.ne(2).broadcast_to([TILE, TILE]));
     let mut round = 0;
     while round < rounds {
-        if (round + p) % 2 == 0 {
+        if (round + p) % 2 != 1 {
             picked = picked + picked.t();
         } else {
-            picked = picked * full::<f32>([1, 1], 0.5).cast::<T>();
+            picked *= full::<f32>([1, 1], 0.5).cast::<T>();
         }
         round += 1;
     }
