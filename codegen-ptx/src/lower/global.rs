@@ -1,14 +1,16 @@
 //! Global memory: blocks of views to and from registers, asynchronous copies to shared memory, gather and
 //! scatter.
 
-use super::emitter::{Cmp, ThreadValue};
+use super::emitter::{Cmp, Emitter, ThreadValue};
 use super::value::{Lowered, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use crate::layout::{LinearLayout, blocked};
 
+use melior::ir::operation::OperationLike;
 use std::collections::HashMap;
 use std::rc::Rc;
+use tile_ir::context::Place;
 use tile_ir::types::{Op, Val};
 use tile_lang::dtype::DType;
 
@@ -22,6 +24,9 @@ struct Block<'c> {
     /// Address of the block's first element.
     start: Val<'c>,
     inside: HashMap<(usize, u32), Val<'c>>,
+    /// Address of register 0, by the offset bits that cross the thread's.
+    threads: HashMap<Vec<u32>, Val<'c>>,
+    /// Addresses by the offset in dimensions that the instruction does not add.
     rows: HashMap<Vec<u32>, Val<'c>>,
 }
 
@@ -65,57 +70,73 @@ impl<'c> Lowering<'c> {
         }
         let e = &mut self.e;
         let elements = elements.unwrap_or_else(|| e.int(0, e.types.i64));
-        let bytes = self.bytes(elements, view.dtype);
+        let bytes = bytes_of(&mut self.e, elements, view.dtype.bits() as usize);
         let start = self.e.offset(view.pointer, bytes);
-        Ok(Block { view, thread, left, start, inside: HashMap::new(), rows: HashMap::new() })
+        Ok(Block {
+            view,
+            thread,
+            left,
+            start,
+            inside: HashMap::new(),
+            threads: HashMap::new(),
+            rows: HashMap::new(),
+        })
     }
 
-    /// A number of elements as bytes; of f4, two are one byte.
-    fn bytes(&mut self, elements: Val<'c>, dtype: DType) -> Val<'c> {
-        match dtype.bits() {
-            4 => self.e.shift(elements, -1),
-            bits => self.e.shift(elements, (bits / 8).trailing_zeros() as i32),
-        }
-    }
-
-    /// The bytes from the block's start to an element of this thread: the part that varies by thread, shared by
-    /// registers at the same offsets in the dimensions without unit stride, and a constant.
+    /// The address of an element of this thread, and a displacement that the instruction adds.
+    ///
+    /// It is the sum of three parts: where the block starts, where the thread lies in it (for register 0), and
+    /// the distance to the register, which is the same in all threads and so costs no register of each.
     fn address(&mut self, block: &mut Block<'c>, offset: &[u32]) -> (Val<'c>, usize) {
-        let unit = block.view.facts.unit_stride;
-        let mut key = offset.to_vec();
-        let mut constant = 0;
-        if let Some(unit) = unit {
-            // What does not cross the thread's bits is added by the instruction.
-            constant = (offset[unit] & !block.thread[unit].mask) as usize;
-            key[unit] &= block.thread[unit].mask;
-        }
         let bits = block.view.dtype.bits() as usize;
-        let constant = constant * bits / 8;
-        if let Some(&row) = block.rows.get(&key) {
+        let mut rest = offset.to_vec();
+        let mut constant = 0;
+        if let Some(unit) = block.view.facts.unit_stride {
+            constant = (offset[unit] & !block.thread[unit].mask) as usize * bits / 8;
+            rest[unit] &= block.thread[unit].mask;
+        }
+        if let Some(&row) = block.rows.get(&rest) {
             return (row, constant);
         }
-        let e = &mut self.e;
-        let mut elements = e.int(0, e.types.i64);
-        for (d, &offset) in key.iter().enumerate() {
-            let at = block.thread[d];
-            let coordinate = self.e.in_prologue(|e| {
-                let narrow = e.displace(at, offset);
-                e.widen(narrow)
-            });
-            // The product depends on the thread and the tensor only, not on the block.
-            let stride = block.view.strides[d];
-            elements = self.e.in_prologue(|e| {
-                let distance = e.mul(coordinate, stride);
-                e.add(elements, distance)
-            });
-        }
-        let dtype = block.view.dtype;
-        let bytes = match dtype.bits() {
-            4 => self.e.in_prologue(|e| e.shift(elements, -1)),
-            bits => self.e.in_prologue(|e| e.shift(elements, (bits / 8).trailing_zeros() as i32)),
+        // Bits that cross the thread's own change its coordinate; the others add to it.
+        let crossed: Vec<u32> = rest.iter().zip(&block.thread).map(|(&o, t)| o & t.mask).collect();
+        let thread = match block.threads.get(&crossed) {
+            Some(&thread) => thread,
+            None => {
+                let distance = self.e.in_prologue(|e| {
+                    let mut elements = e.int(0, e.types.i64);
+                    for ((at, &crossed), &stride) in
+                        block.thread.iter().zip(&crossed).zip(&block.view.strides)
+                    {
+                        let coordinate = e.displace(*at, crossed);
+                        let coordinate = e.widen(coordinate);
+                        let distance = e.mul(coordinate, stride);
+                        elements = e.add(elements, distance);
+                    }
+                    elements
+                });
+                let bytes = self.e.in_prologue(|e| bytes_of(e, distance, bits));
+                let thread = self.e.offset(block.start, bytes);
+                block.threads.insert(crossed.clone(), thread);
+                thread
+            }
         };
-        let row = self.e.offset(block.start, bytes);
-        block.rows.insert(key, row);
+        let added: Vec<u32> = rest.iter().zip(&crossed).map(|(&o, &c)| o ^ c).collect();
+        let row = if added.iter().all(|&o| o == 0) {
+            thread
+        } else {
+            let bytes = self.e.in_prologue(|e| {
+                let mut elements = e.int(0, e.types.i64);
+                for (&added, &stride) in added.iter().zip(&block.view.strides) {
+                    let added = e.int(added.into(), e.types.i64);
+                    let distance = e.mul(added, stride);
+                    elements = e.add(elements, distance);
+                }
+                bytes_of(e, elements, bits)
+            });
+            self.e.offset(thread, bytes)
+        };
+        block.rows.insert(rest, row);
         (row, constant)
     }
 
@@ -125,21 +146,22 @@ impl<'c> Lowering<'c> {
             return found;
         }
         let at = block.thread[d];
-        let coordinate = self.e.in_prologue(|e| e.displace(at, offset));
-        let inside = self.e.icmp(Cmp::Slt, coordinate, block.left[d]);
+        let e = &mut self.e;
+        let crossed = e.in_prologue(|e| e.xor_const(at.value, offset & at.mask));
+        // What is the same in all threads is taken from the bound.
+        let added = e.i32(i64::from(offset & !at.mask));
+        let bound = e.sub(block.left[d], added);
+        let inside = e.icmp(Cmp::Slt, crossed, bound);
         block.inside.insert((d, offset), inside);
         inside
     }
 
-    /// Whether an element lies inside the view, `skip` left out.
-    fn all_inside(&mut self, block: &mut Block<'c>, offset: &[u32], skip: Option<usize>) -> Option<Val<'c>> {
+    /// Whether an element lies inside the view.
+    fn all_inside(&mut self, block: &mut Block<'c>, offset: &[u32]) -> Option<Val<'c>> {
         let mut inside = None;
         for (d, &offset) in offset.iter().enumerate() {
-            // Every block starts inside a dimension that it takes one element of, unless the view is empty.
-            if Some(d) != skip {
-                let here = self.inside(block, d, offset);
-                inside = self.e.both(inside, Some(here));
-            }
+            let here = self.inside(block, d, offset);
+            inside = self.e.both(inside, Some(here));
         }
         inside
     }
@@ -164,10 +186,14 @@ impl<'c> Lowering<'c> {
         let (layout, dtype) = self.result_tile(op)?;
         let mut block = self.block(op, view, index, &layout)?;
         let elems = Self::vector_elems(&block.view, &layout, vec_bytes);
+        if dtype == DType::F4E2M1FN && block.view.facts.unit_stride.is_none_or(|unit| layout.shape[unit] < 2)
+        {
+            return Err(self.half_bytes(op, "a load"));
+        }
         let mut elements = Vec::with_capacity(layout.num_registers());
         for register in (0..layout.num_registers()).step_by(elems) {
             let offset = layout.apply(register as u32, 0, 0);
-            let inside = self.all_inside(&mut block, &offset, None);
+            let inside = self.all_inside(&mut block, &offset);
             let (address, constant) = self.address(&mut block, &offset);
             if dtype == DType::F4E2M1FN {
                 let byte = self.load(address, constant, 1, inside)[0];
@@ -371,11 +397,7 @@ impl<'c> Lowering<'c> {
             && (layout.num_registers() < 2
                 || block.view.facts.unit_stride.is_none_or(|u| layout.contiguous_registers(u) < 2))
         {
-            return Err(LowerError::Unsupported {
-                what: "a store of single f4E2M1FN elements, two of which share a byte,".to_owned(),
-                target: self.e.target.part,
-                place: tile_ir::context::Place::of(melior::ir::operation::OperationLike::location(&*op)),
-            });
+            return Err(self.half_bytes(op, "a store"));
         }
         let packed = packing(dtype) > 1 && elems >= packing(dtype);
         let registers = if packed { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
@@ -384,7 +406,7 @@ impl<'c> Lowering<'c> {
                 continue;
             }
             let offset = layout.apply(register as u32, 0, 0);
-            let inside = self.all_inside(&mut block, &offset, None);
+            let inside = self.all_inside(&mut block, &offset);
             let inside = self.e.both(inside, once);
             let (address, constant) = self.address(&mut block, &offset);
             let (words, bytes) = if four_bits {
@@ -439,7 +461,7 @@ impl<'c> Lowering<'c> {
         let base = self.slot_base(op, &shared, slot)?;
         for register in (0..layout.num_registers()).step_by(elems) {
             let offset = layout.apply(register as u32, 0, 0);
-            let inside = self.all_inside(&mut block, &offset, None);
+            let inside = self.all_inside(&mut block, &offset);
             let (address, constant) = self.address(&mut block, &offset);
             let target = shared_offset(&shared.layout, &layout, &offset, false);
             let (target, target_constant) = self.shared_address_of(base, at, target as u32);
@@ -451,9 +473,8 @@ impl<'c> Lowering<'c> {
                 e.select(inside, full, none)
             });
             let mut text = String::new();
-            if let Some(once) = once {
+            if once.is_some() {
                 text += &format!("@${} ", 2 + size.iter().count());
-                let _ = once;
             }
             let kind = if vec_bytes == 16 { "cg" } else { "ca" };
             text += &format!(
@@ -509,7 +530,7 @@ impl<'c> Lowering<'c> {
                 let distance = e.mul(wide, view.strides[d]);
                 elements = e.add(elements, distance);
             }
-            let bytes = self.bytes(elements, view.dtype);
+            let bytes = bytes_of(&mut self.e, elements, view.dtype.bits() as usize);
             let address = self.e.offset(view.pointer, bytes);
             found.push((address, elements, inside));
         }
@@ -555,11 +576,7 @@ impl<'c> Lowering<'c> {
         let tile = self.tile(op, value)?;
         let view = self.view(op, view)?;
         if view.dtype == DType::F4E2M1FN {
-            return Err(LowerError::Unsupported {
-                what: "a scatter of f4E2M1FN elements, two of which share a byte,".to_owned(),
-                target: self.e.target.part,
-                place: tile_ir::context::Place::of(melior::ir::operation::OperationLike::location(&*op)),
-            });
+            return Err(self.half_bytes(op, "a scatter"));
         }
         let free = tile.layout.free_variable_masks();
         let once = self.e.threads_without(free.lane, free.warp);
@@ -576,10 +593,24 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
+    /// Single elements of 4 bits cannot be addressed.
+    fn half_bytes(&self, op: Op, action: &str) -> LowerError {
+        LowerError::Unsupported {
+            what: format!("{action} of single f4E2M1FN elements, two of which share a byte,"),
+            target: self.e.target.part,
+            place: Place::of(op.location()),
+        }
+    }
+
     /// Warps of the CTA.
     fn num_warps(&self, op: Op<'c>) -> Result<usize, LowerError> {
         self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))
     }
+}
+
+/// A number of elements as bytes; of 4 bits, two are one byte.
+fn bytes_of<'c>(e: &mut Emitter<'c>, elements: Val<'c>, bits: usize) -> Val<'c> {
+    e.shift(elements, (bits / 4).trailing_zeros() as i32 - 1)
 }
 
 /// The offset in a slot of the element at `at` of a tile of any rank, seen as rows by columns.
