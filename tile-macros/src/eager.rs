@@ -112,22 +112,34 @@ impl VisitMut for Rewriter<'_> {
                 let mut bound = HashSet::new();
                 names(&loop_.pat, &mut bound);
                 release(&mut loop_.body, bound);
+                *expr = marked(expr);
             }
-            Expr::While(loop_) => release(&mut loop_.body, HashSet::new()),
+            Expr::While(loop_) => {
+                release(&mut loop_.body, HashSet::new());
+                *expr = marked(expr);
+            }
             Expr::Call(call) => self.pass_consts(call),
             _ => {}
         }
     }
 }
 
-/// Brackets a loop's body so that each iteration releases what the loop does not carry.
+/// A loop behind the mark that its iterations release to. The mark is older than every iteration, so that the last
+/// iteration's carried tiles go when the next one has replaced them.
+fn marked(loop_: &Expr) -> Expr {
+    parse_quote!({
+        let __tile_mark = ::tile::private::mark();
+        #loop_
+    })
+}
+
+/// Ends a loop's body with the release of what the loop does not carry.
 fn release(body: &mut Block, bound: HashSet<String>) {
     let mut carried = Carried { scopes: vec![bound], found: Vec::new() };
     carried.block(body);
     let found = &carried.found;
     let inner = body.clone();
     *body = parse_quote!({
-        let __tile_mark = ::tile::private::mark();
         #inner
         ::tile::private::release(
             __tile_mark,

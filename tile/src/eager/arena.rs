@@ -1,8 +1,8 @@
 //! Where the tiles of a running program live: one arena a thread, with pooled buffers.
 //!
 //! A tile is a handle, so that `acc = acc * alpha` reads as it should. Slots are a stack: the macro marks its
-//! height at the start of a loop body and releases what the iteration made at the end, except for what the loop
-//! carries, which moves down. Buffers go back to a pool by size, so that a steady state allocates nothing.
+//! height before a loop and releases, at the end of each iteration, what lies above except for what the loop carries,
+//! which moves down. Buffers go back to a pool by size, so that a steady state allocates nothing.
 
 use super::element::Element;
 use super::fault::fault;
@@ -202,7 +202,7 @@ pub(crate) fn read<T: Element>(index: usize, serial: u64) -> Read<T> {
     }
 }
 
-/// The height of the stack of tiles, at the start of a loop body.
+/// The height of the stack of tiles, before a loop.
 pub fn mark() -> usize {
     ARENA.with_borrow(|arena| arena.slots.len())
 }
@@ -259,4 +259,45 @@ pub fn release(mark: usize, carried: &mut [&mut dyn Carried]) {
             value.relocate(&place);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eager::zeros;
+
+    /// Buffers that the thread owns.
+    fn owned() -> usize {
+        ARENA.with_borrow(|arena| arena.slots.len() + arena.pool.iter().map(Vec::len).sum::<usize>())
+    }
+
+    #[test]
+    fn a_steady_loop_allocates_nothing() {
+        let start = mark();
+        let mut acc = zeros::<f32>([16, 16]);
+        let mut after_first = 0;
+        let before_loop = mark();
+        for i in 0..100 {
+            acc = (acc + 1.0) * zeros::<f32>([1, 16]).exp();
+            release(before_loop, &mut [&mut acc as &mut dyn Carried]);
+            if i == 1 {
+                after_first = owned();
+            }
+        }
+        assert_eq!(owned(), after_first);
+        assert_eq!(acc.to_vec(), [100.0; 256]);
+        release(start, &mut []);
+        assert_eq!(mark(), start);
+    }
+
+    #[test]
+    fn release_keeps_carried_tiles_in_any_order_and_once() {
+        let start = mark();
+        let tiles: Vec<Tile<i32>> = (0..6).map(|i| crate::eager::full::<i32>([2], i)).collect();
+        let (mut a, mut b, mut c) = (tiles[4], tiles[1], tiles[4]);
+        release(start, &mut [&mut a, &mut b, &mut c, &mut 7usize]);
+        assert_eq!(mark(), start + 2);
+        assert_eq!((a.to_vec(), b.to_vec(), c.to_vec()), (vec![4, 4], vec![1, 1], vec![4, 4]));
+        release(start, &mut []);
+    }
 }

@@ -16,6 +16,14 @@ use tile_lang::DType;
 ///
 /// # Dtypes
 /// f32, f16, bf16 or f8E4M3FN, the same for both, to f32
+///
+/// # Example
+/// ```
+/// use tile::prelude::*;
+/// let lhs = Tile::from_slice(&[1.0, 2.0, 3.0, 4.0], [2, 2]);
+/// let rhs = Tile::from_slice(&[1.0, 10.0], [2, 1]);
+/// assert_eq!(mma(lhs, rhs, zeros::<f32>([2, 1])).to_vec(), [21.0, 43.0]);
+/// ```
 #[track_caller]
 pub fn mma<T: Element>(lhs: Tile<T>, rhs: Tile<T>, acc: Tile<f32>) -> Tile<f32> {
     if !T::DTYPE.is_float() || T::DTYPE == DType::F4E2M1FN {

@@ -12,6 +12,14 @@ use std::marker::PhantomData;
 ///
 /// A tile is a value: operations make new tiles, and a copy is a copy of the handle. It belongs to the program
 /// (and thread) that made it.
+///
+/// ```
+/// use tile::prelude::*;
+/// let row = Tile::from_slice(&[1.0f32, 2.0, 4.0, 8.0], [1, 4]);
+/// let shares = row / row.reduce_sum(1);
+/// assert_eq!(shares.shape(), [1, 4]);
+/// assert_eq!(shares.gt(0.2).to_vec(), [false, false, true, true]);
+/// ```
 #[derive(Clone, Copy)]
 pub struct Tile<T> {
     index: usize,

@@ -156,6 +156,48 @@ fn strided_tensors_read_and_write_through() {
     assert!(z.as_slice().is_none() && x.as_slice().is_some());
 }
 
+/// Doubles a tensor of three dimensions block by block.
+#[tile_kernel(tune(TILE in [4], COLS in [8]))]
+fn doubled<T: Float, const TILE: usize, const COLS: usize>(x: Tensor<T, 3>, y: TensorMut<T, 3>) {
+    let (i, j) = (program_id(0), program_id(1));
+    for k in 0..cdiv(x.dim(2), COLS) {
+        let block = x.load([i, j, k], [2, TILE, COLS]);
+        y.store([i, j, k], block + block);
+    }
+}
+
+/// Every order of three dimensions, on both sides, with edges that no tile divides.
+fn doubled_in_every_order<T: Float>() {
+    const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    let shape = [3, 9, 13];
+    // A tensor of `shape` whose memory is in the given order.
+    let ordered = |order: [usize; 3], value: &dyn Fn([usize; 3]) -> T| {
+        let stored = TensorBuf::from_fn(order.map(|axis| shape[axis]), |at| {
+            let mut coords = [0; 3];
+            (0..3).for_each(|i| coords[order[i]] = at[i]);
+            value(coords)
+        });
+        let back = [0, 1, 2].map(|axis| order.iter().position(|&o| o == axis).unwrap());
+        stored.permute(back).unwrap()
+    };
+    let value = |[i, j, k]: [usize; 3]| T::from_f64(noise(5, (i * 9 + j) * 13 + k));
+    for order in ORDERS {
+        let x = ordered(order, &value);
+        assert_eq!(x.shape(), shape);
+        let other = ORDERS[(order[0] * 2 + order[1]) % 6];
+        let mut y = ordered(other, &|_| T::from_f64(9.0));
+        doubled(&x, &mut y).grid([2, 3]).launch(&Device::cpu()).unwrap();
+        let expected = TensorBuf::from_fn(shape, |at| T::from_f64(2.0 * value(at).to_f64()));
+        assert_eq!(y, expected, "{order:?} to {other:?}");
+    }
+}
+
+#[test]
+fn every_order_of_dimensions_loads_and_stores() {
+    doubled_in_every_order::<f32>();
+    doubled_in_every_order::<bf16>();
+}
+
 /// What a loop carries: an alias, a swap, and a name that the body shadows.
 #[tile_kernel(tune(TILE in [4]))]
 fn carried<const TILE: usize>(x: Tensor<f32, 1>, y: TensorMut<f32, 1>) {
