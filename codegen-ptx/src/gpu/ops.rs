@@ -44,6 +44,14 @@ pub enum GpuOp<'c> {
         tile_shape: Vec<usize>,
         vec_bytes: usize,
     },
+    Copy {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        smem: Val<'c>,
+        slot: Val<'c>,
+        tile_shape: Vec<usize>,
+        vec_bytes: usize,
+    },
     Commit,
     Wait {
         pending: usize,
@@ -133,11 +141,14 @@ impl<'c> GpuOp<'c> {
         };
         Some(match name {
             "alloc" => GpuOp::Alloc { offset: size("offset") },
-            "async_copy" => {
+            "async_copy" | "copy" => {
                 let (view, index) = block(2)?;
                 let (smem, slot) = (operands[index.len() + 1], operands[index.len() + 2]);
                 let (tile_shape, vec_bytes) = (sizes("tile_shape")?, size("vec_bytes")?);
-                GpuOp::AsyncCopy { view, index, smem, slot, tile_shape, vec_bytes }
+                match name {
+                    "copy" => GpuOp::Copy { view, index, smem, slot, tile_shape, vec_bytes },
+                    _ => GpuOp::AsyncCopy { view, index, smem, slot, tile_shape, vec_bytes },
+                }
             }
             "commit" => GpuOp::Commit,
             "wait" => GpuOp::Wait { pending: size("pending")? },
@@ -219,9 +230,10 @@ pub trait GpuBuilder<'c> {
         self.builder().value("tgpu.alloc", &[], smem.ty(self.builder().context()), &[])
     }
 
-    /// `tgpu.async_copy`.
-    fn async_copy(
+    /// `tgpu.async_copy`, or `tgpu.copy` when the threads are to copy themselves.
+    fn copy_to_shared(
         &self,
+        asynchronous: bool,
         (view, index): (Val<'c>, &[Val<'c>]),
         (smem, slot): (Val<'c>, Val<'c>),
         tile_shape: &[usize],
@@ -230,7 +242,8 @@ pub trait GpuBuilder<'c> {
         let b = self.builder();
         let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, slot]).copied().collect();
         let attributes = [("tile_shape", sizes_attr(b, tile_shape)), ("vec_bytes", b.int(vec_bytes as i64))];
-        b.op("tgpu.async_copy", &operands, &[], &attributes)
+        let name = if asynchronous { "tgpu.async_copy" } else { "tgpu.copy" };
+        b.op(name, &operands, &[], &attributes)
     }
 
     /// `tgpu.commit`.

@@ -37,6 +37,18 @@ irdl.dialect @tgpu {
     irdl.attributes {"tile_shape" = %shape, "vec_bytes" = %int}
   }
 
+  // The same copy made by the threads themselves, for rows too narrow or badly aligned: done at the next barrier.
+  irdl.operation @copy {
+    %view = irdl.any
+    %index = irdl.is index
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %shape = irdl.base "#builtin.dense_array"
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(view: %view, index: variadic %index, smem: %smem, slot: %slot)
+    irdl.attributes {"tile_shape" = %shape, "vec_bytes" = %int}
+  }
+
   // Closes the group of the copies started since the last commit.
   irdl.operation @commit {}
 

@@ -147,8 +147,10 @@ fn check(op: Op) -> Result<(), Rule> {
     let dtype = |value: Val| dtype_of(type_of(value));
     let Some(result) = result else {
         return match gpu_op {
-            GpuOp::AsyncCopy { view, smem, tile_shape, vec_bytes, .. } => {
-                width(vec_bytes, &WIDTHS[2..])?;
+            GpuOp::AsyncCopy { view, smem, ref tile_shape, vec_bytes, .. }
+            | GpuOp::Copy { view, smem, ref tile_shape, vec_bytes, .. } => {
+                let asynchronous = matches!(gpu_op, GpuOp::AsyncCopy { .. });
+                width(vec_bytes, if asynchronous { &WIDTHS[2..] } else { &WIDTHS })?;
                 let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
                 let cols = tile_shape.last().copied().unwrap_or(1);
                 let rows = tile_shape.iter().product::<usize>() / cols;

@@ -1,6 +1,8 @@
 //! Global memory: blocks of views to and from registers, asynchronous copies to shared memory, gather and
 //! scatter.
 
+mod copy;
+
 use super::emitter::{Cmp, Emitter, ThreadValue};
 use super::value::{Lowered, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
 use super::{Lowering, internal};

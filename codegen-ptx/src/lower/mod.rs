@@ -314,6 +314,9 @@ impl<'c> Lowering<'c> {
             GpuOp::AsyncCopy { view, index, smem, slot, tile_shape, vec_bytes } => {
                 self.lower_async_copy(op, (view, &index), (smem, slot), &tile_shape, vec_bytes)
             }
+            GpuOp::Copy { view, index, smem, slot, tile_shape, vec_bytes } => {
+                self.lower_copy(op, (view, &index), (smem, slot), &tile_shape, vec_bytes)
+            }
             GpuOp::Commit => {
                 self.e.intrinsic("llvm.nvvm.cp.async.commit.group", &[], None);
                 Ok(())

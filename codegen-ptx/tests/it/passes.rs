@@ -228,15 +228,24 @@ fn wide_stores_are_coalesced() {
     assert_eq!((stores[0].0.contiguous_registers(1), stores[0].1), (8, 16));
 }
 
-/// What cannot be copied asynchronously goes through registers and still meets its readers.
+/// What cannot be copied asynchronously is copied by the threads, between barriers.
 #[test]
-fn unaligned_operands_are_staged_through_registers() {
+fn unaligned_operands_are_copied_by_the_threads() {
     let context = dialect::context(&[]);
     let (module, remarks) = lower(&parse(&context, MATMUL), Settings { aligned: false, ..SETTINGS }).unwrap();
     let inner = loops(&module)[0];
     assert_eq!(count(inner, |op| matches!(op, GpuOp::AsyncCopy { .. })), 0);
-    assert_eq!(count(inner, |op| matches!(op, GpuOp::LocalStore { .. })), 2);
-    assert!(remarks.iter().any(|r| r.contains("through registers: 2-byte accesses")), "{remarks:#?}");
+    assert_eq!(count(inner, |op| matches!(op, GpuOp::Copy { vec_bytes: 2, .. })), 2);
+    let ops = gpu_ops(inner);
+    for (i, op) in ops.iter().enumerate() {
+        if matches!(op, GpuOp::Copy { .. }) {
+            assert_eq!((&ops[i - 1], &ops[i + 1]), (&GpuOp::Barrier, &GpuOp::Barrier));
+        }
+    }
+    assert!(
+        remarks.iter().any(|r| r.contains("not asynchronous: its accesses are of 2 bytes")),
+        "{remarks:#?}"
+    );
 }
 
 /// Every kernel of the zoo in many shapes keeps the rules of the gpu level.

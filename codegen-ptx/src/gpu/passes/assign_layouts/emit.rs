@@ -2,7 +2,7 @@
 
 use super::demands::{Demands, OperandPlan, before_broadcast, before_transpose};
 use super::graph::{Graph, Key, Kind, key, op_key, tile_of};
-use super::homes::{coalesced, vec_bytes};
+use super::homes::vec_bytes;
 use super::products::Products;
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::gpu::dialect::{Smem, distributed_type};
@@ -308,20 +308,15 @@ impl<'c> Emitter<'_, 'c> {
             // The slot is written again: everyone must be done with it.
             b.barrier();
         }
-        if width >= MIN_ASYNC_BYTES {
-            b.async_copy((view, index), (smem, slot), &shape, width);
+        let asynchronous = width >= MIN_ASYNC_BYTES;
+        b.copy_to_shared(asynchronous, (view, index), (smem, slot), &shape, width);
+        if asynchronous {
             b.commit();
             b.wait(0);
         } else {
-            let bits = dtype.bits();
-            let message = format!(
-                "a copy to shared memory through registers: {width}-byte accesses of {bits}-bit elements"
-            );
+            let message =
+                format!("a copy to shared memory is not asynchronous: its accesses are of {width} bytes");
             self.cx.remark(PASS, Place::of(op.location()), message);
-            let layout = coalesced(self.graph, old_view, &shape, dtype, self.cx);
-            let tile = b.global_load(view, index, width, &layout);
-            let tile = if shape.len() == 2 { tile } else { b.reshape_tile(tile, &[rows, cols]) };
-            b.local_store(tile, smem, slot);
         }
         b.barrier();
         self.shared.insert(op_key(op), smem);
