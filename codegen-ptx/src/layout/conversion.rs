@@ -111,7 +111,7 @@ pub fn reduce_scratch_bytes(layout: &LinearLayout, axis: usize) -> usize {
         return 0;
     }
     let rows: usize = layout.num_elements() / layout.shape[axis];
-    rows * 4 << sharing
+    (rows * 4) << sharing
 }
 
 #[cfg(test)]

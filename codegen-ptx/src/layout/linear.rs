@@ -330,17 +330,6 @@ impl LinearLayout {
         }
         count
     }
-
-    /// `self = outer ∘ tile`: the bases that remain when `tile` occupies the low register bits and the lanes.
-    ///
-    /// `None` when the low register bits and the lanes of `self` are not those of `tile`.
-    pub fn divide(&self, tile: &LinearLayout) -> Option<(Vec<Vec<u32>>, Vec<Vec<u32>>)> {
-        let registers = tile.register.len();
-        let fits = self.register.len() >= registers
-            && self.register[..registers] == tile.register[..]
-            && self.lane == tile.lane;
-        fits.then(|| (self.register[registers..].to_vec(), self.warp.clone()))
-    }
 }
 
 impl fmt::Debug for LinearLayout {

@@ -32,7 +32,7 @@ impl SharedLayout {
 
     /// Rows that share one permutation.
     pub fn per_phase(&self) -> usize {
-        if self.span_bytes == 0 { 1 } else { 128 / self.span_bytes }
+        128usize.checked_div(self.span_bytes).unwrap_or(1)
     }
 
     /// Permutations before they repeat; 1 when nothing is permuted.

@@ -18,22 +18,29 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let tile = self.tile(op, tile)?;
         let (layout, dtype) = self.result_tile(op)?;
-        let converted = match conversion(&tile.layout, &layout) {
-            Conversion::Identity => Tile { layout, ..tile },
-            Conversion::Registers(source) => self.permute(&tile, &layout, &source),
-            Conversion::Shuffle(shuffle) => self.shuffle(&tile, &layout, &shuffle),
-            Conversion::Shared => {
+        let converted = match self.within_warps(tile.clone(), &layout) {
+            Some(converted) => converted,
+            None => {
                 let scratch = self.scratch(op, scratch_offset, &layout, dtype)?;
+                // Others may still read what the scratch memory held before.
                 self.barrier();
                 self.store_tile(&scratch, scratch.base, &tile);
                 self.barrier();
-                let converted = self.load_tile(&scratch, scratch.base, &layout, false);
-                self.barrier();
-                converted
+                self.load_tile(&scratch, scratch.base, &layout, false)
             }
         };
         self.set_result(op, Lowered::Tile(converted));
         Ok(())
+    }
+
+    /// The tile in another layout, if its elements need not leave their warps.
+    pub(super) fn within_warps(&mut self, tile: Tile<'c>, layout: &Rc<LinearLayout>) -> Option<Tile<'c>> {
+        match conversion(&tile.layout, layout) {
+            Conversion::Identity => Some(Tile { layout: Rc::clone(layout), ..tile }),
+            Conversion::Registers(source) => Some(self.permute(&tile, layout, &source)),
+            Conversion::Shuffle(shuffle) => Some(self.shuffle(&tile, layout, &shuffle)),
+            Conversion::Shared => None,
+        }
     }
 
     fn permute(&mut self, tile: &Tile<'c>, layout: &Rc<LinearLayout>, source: &[u32]) -> Tile<'c> {
@@ -61,7 +68,7 @@ impl<'c> Lowering<'c> {
             && one_lane
             && tile.layout.num_registers() >= per_word
             && keeps_words(&source, per_word)
-            && offset.is_none_or(|o| o as usize % per_word == 0);
+            && offset.is_none_or(|o| (o as usize).is_multiple_of(per_word));
         let step = if whole_words { per_word } else { 1 };
         let values =
             if whole_words { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
@@ -81,11 +88,11 @@ impl<'c> Lowering<'c> {
         let mut results = Vec::new();
         for &(register, lane) in shuffle.registers.iter().step_by(step) {
             let lane = self.e.in_prologue(|e| e.xor_const(from_lane.value, lane));
-            let first = self.from_lane(values[register as usize / step], tile, whole_words, lane);
+            let first = self.fetch(values[register as usize / step], tile, whole_words, lane);
             results.push(match (offset, other) {
                 (Some(offset), Some(other)) => {
                     let second = values[(register ^ offset) as usize / step];
-                    let second = self.from_lane(second, tile, whole_words, lane);
+                    let second = self.fetch(second, tile, whole_words, lane);
                     self.e.select(other, second, first)
                 }
                 _ => first,
@@ -97,7 +104,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// The value that another lane holds.
-    fn from_lane(&mut self, value: Val<'c>, tile: &Tile<'c>, is_word: bool, lane: Val<'c>) -> Val<'c> {
+    fn fetch(&mut self, value: Val<'c>, tile: &Tile<'c>, is_word: bool, lane: Val<'c>) -> Val<'c> {
         let e = &mut self.e;
         let bits = if is_word { value } else { to_bits(e, value, tile.dtype) };
         let word = e.convert("llvm.zext", bits, e.types.i32);
@@ -112,7 +119,7 @@ impl<'c> Lowering<'c> {
 fn keeps_words(source: &[u32], per_word: usize) -> bool {
     source.len() >= per_word
         && source.chunks(per_word).all(|chunk| {
-            chunk[0] as usize % per_word == 0
+            (chunk[0] as usize).is_multiple_of(per_word)
                 && chunk.iter().enumerate().all(|(i, &s)| s == chunk[0] + i as u32)
         })
 }

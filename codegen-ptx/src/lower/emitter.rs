@@ -338,10 +338,8 @@ impl<'c> Emitter<'c> {
         if a.r#type() == ty && name != "llvm.fptrunc" {
             return a;
         }
-        if let (Some(x), "llvm.sext" | "llvm.zext") = (self.known(a), name) {
-            if x >= 0 {
-                return self.int(x, ty);
-            }
+        if let (Some(x @ 0..), "llvm.sext" | "llvm.zext") = (self.known(a), name) {
+            return self.int(x, ty);
         }
         self.value(name, &[a], &[], ty)
     }

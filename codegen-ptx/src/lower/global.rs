@@ -17,7 +17,7 @@ use tile_ir::types::{Op, Val};
 use tile_lang::dtype::DType;
 
 /// A block of a view, and which part of it this thread deals with.
-struct Block<'c> {
+pub(super) struct Block<'c> {
     view: Rc<View<'c>>,
     /// Coordinates within the block when the register is 0.
     thread: Vec<ThreadValue<'c>>,
@@ -43,7 +43,7 @@ impl<'c> Lowering<'c> {
             .collect()
     }
 
-    fn block(
+    pub(super) fn block(
         &mut self,
         op: Op,
         view: Val<'c>,
@@ -89,7 +89,7 @@ impl<'c> Lowering<'c> {
     ///
     /// It is the sum of three parts: where the block starts, where the thread lies in it (for register 0), and
     /// the distance to the register, which is the same in all threads and so costs no register of each.
-    fn address(&mut self, block: &mut Block<'c>, offset: &[u32]) -> (Val<'c>, usize) {
+    pub(super) fn address(&mut self, block: &mut Block<'c>, offset: &[u32]) -> (Val<'c>, usize) {
         let bits = block.view.dtype.bits() as usize;
         let mut rest = offset.to_vec();
         let mut constant = 0;
@@ -159,7 +159,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// Whether an element lies inside the view.
-    fn all_inside(&mut self, block: &mut Block<'c>, offset: &[u32]) -> Option<Val<'c>> {
+    pub(super) fn all_inside(&mut self, block: &mut Block<'c>, offset: &[u32]) -> Option<Val<'c>> {
         let mut inside = None;
         for (d, &offset) in offset.iter().enumerate() {
             let here = self.inside(block, d, offset);
@@ -296,7 +296,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// Loads `bytes` from an address, zeros where `inside` does not hold. One value of 8 or 16 bits, or words.
-    fn load(
+    pub(super) fn load(
         &mut self,
         address: Val<'c>,
         constant: usize,
@@ -314,27 +314,20 @@ impl<'c> Lowering<'c> {
         let target = if count > 1 { format!("{{{}}}", list.join(", ")) } else { list[0].clone() };
         let mut text = String::new();
         let mut operands = vec![address];
-        let mut constraints = vec![format!("={code}"); count];
+        // A result must not share a register with the address or predicate, read after it is written.
+        let mut constraints = vec![format!("=&{code}"); count];
         constraints.push("l".to_owned());
         let zero = if suffix == "b32" { "mov.b32" } else { "mov.b16" };
-        match inside {
-            Some(inside) => {
-                for register in &list {
-                    text += &format!("{zero} {register}, 0; ");
-                }
-                text += &format!("@${} ", count + 1);
-                operands.push(inside);
-                constraints.push("b".to_owned());
+        if let Some(inside) = inside {
+            for register in &list {
+                text += &format!("{zero} {register}, 0; ");
             }
-            None => {}
+            text += &format!("@${} ", count + 1);
+            operands.push(inside);
+            constraints.push("b".to_owned());
         }
         text += &format!("ld.global{vector}.{suffix} {target}, [${count} + {constant}];");
         let results = vec![ty; count];
-        // A result must not share a register with the address or predicate read after it is written.
-        let constraints: Vec<String> = constraints
-            .into_iter()
-            .map(|c| if c.starts_with('=') { c.replace('=', "=&") } else { c })
-            .collect();
         let loaded = self.e.asm(&text, &(constraints.join(",") + ",~{memory}"), &operands, &results);
         if bytes == 1 {
             return vec![self.e.convert("llvm.trunc", loaded[0], types.i8)];
@@ -343,7 +336,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// Stores words, or one value of 8 or 16 bits, where `inside` holds.
-    fn store(
+    pub(super) fn store(
         &mut self,
         address: Val<'c>,
         constant: usize,
@@ -387,7 +380,11 @@ impl<'c> Lowering<'c> {
         vec_bytes: usize,
     ) -> Result<(), LowerError> {
         self.order_access(view, true);
-        let tile = self.tile(op, tile)?;
+        let mut tile = self.tile(op, tile)?;
+        let unit = self.view(op, view)?.facts.unit_stride;
+        if tile.dtype == DType::F4E2M1FN {
+            tile = self.join_half_bytes(op, tile, unit)?;
+        }
         let layout = Rc::clone(&tile.layout);
         let mut block = self.block(op, view, index, &layout)?;
         let free = layout.free_variable_masks();
@@ -395,12 +392,6 @@ impl<'c> Lowering<'c> {
         let dtype = tile.dtype;
         let four_bits = dtype == DType::F4E2M1FN;
         let elems = if four_bits { 2 } else { Self::vector_elems(&block.view, &layout, vec_bytes) };
-        if four_bits
-            && (layout.num_registers() < 2
-                || block.view.facts.unit_stride.is_none_or(|u| layout.contiguous_registers(u) < 2))
-        {
-            return Err(self.half_bytes(op, "a store"));
-        }
         let packed = packing(dtype) > 1 && elems >= packing(dtype);
         let registers = if packed { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
         for register in (0..layout.num_registers()).step_by(elems) {
@@ -593,6 +584,32 @@ impl<'c> Lowering<'c> {
             }
         }
         Ok(())
+    }
+
+    /// A tile of 4-bit elements in a layout in which each thread holds both elements of a byte. Where neighbours
+    /// hold one each, one of the two fetches the other's.
+    fn join_half_bytes(
+        &mut self,
+        op: Op,
+        tile: Tile<'c>,
+        unit: Option<usize>,
+    ) -> Result<Tile<'c>, LowerError> {
+        let unit = unit.ok_or_else(|| self.half_bytes(op, "a store"))?;
+        if tile.layout.contiguous_registers(unit) >= 2 {
+            return Ok(tile);
+        }
+        let is_next =
+            |basis: &Vec<u32>| basis.iter().enumerate().all(|(d, &step)| step == u32::from(d == unit));
+        let mut layout = (*tile.layout).clone();
+        let next = if let Some(bit) = layout.register.iter().position(is_next) {
+            layout.register.remove(bit)
+        } else if let Some(bit) = layout.lane.iter().position(is_next) {
+            std::mem::replace(&mut layout.lane[bit], vec![0; layout.shape.len()])
+        } else {
+            return Err(self.half_bytes(op, "a store"));
+        };
+        layout.register.insert(0, next);
+        self.within_warps(tile, &Rc::new(layout)).ok_or_else(|| self.half_bytes(op, "a store"))
     }
 
     /// Single elements of 4 bits cannot be addressed.

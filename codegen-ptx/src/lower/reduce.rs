@@ -144,7 +144,6 @@ impl<'c> Lowering<'c> {
             }
             *value = sum.ok_or_else(|| internal(op, "no warp holds a row"))?;
         }
-        self.barrier();
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! Operations that only name registers anew: splat, iota, broadcast, reshape, transpose.
 
-use super::value::{Lowered, Registers, Tile};
+use super::value::{Lowered, Tile};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use tile_ir::types::{Op, Val};
@@ -46,11 +46,7 @@ impl<'c> Lowering<'c> {
         if layout.num_registers() != tile.layout.num_registers() {
             return Err(internal(op, "the layouts have different numbers of registers"));
         }
-        let registers = match tile.registers {
-            Registers::Elements(elements) => Registers::Elements(elements),
-            Registers::Packed(registers) => Registers::Packed(registers),
-        };
-        self.set_result(op, Lowered::Tile(Tile { dtype, layout, registers }));
+        self.set_result(op, Lowered::Tile(Tile { dtype, layout, registers: tile.registers }));
         Ok(())
     }
 }

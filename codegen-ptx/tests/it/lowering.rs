@@ -7,6 +7,7 @@ use codegen_ptx::llvm::LlvmModule;
 use codegen_ptx::lower::{LowerOptions, lower_to_llvm};
 use codegen_ptx::ptxas::{Ptxas, Report};
 use codegen_ptx::target::Target;
+use melior::ir::operation::OperationLike;
 use std::fmt::Write;
 use tile_lang::DType;
 
@@ -22,25 +23,17 @@ fn ptx(text: &str, facts: &[TensorFacts], target: &'static Target) -> String {
     let module = tile_ir::Module::parse(&context, text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let options = LowerOptions { target, facts, occupancy: 1 };
     let lowered = lower_to_llvm(&module, options).unwrap_or_else(|e| panic!("{e}"));
-    use melior::ir::operation::OperationLike;
     assert!(lowered.as_operation().verify(), "{:?}\n{}", context.take_messages(), lowered.as_operation());
     let mut llvm = LlvmModule::translate(&lowered, target).expect("translates");
-    if std::env::var_os("DUMP").is_some() {
-        println!("{}", llvm.to_text());
-    }
     llvm.optimize().expect("optimizes");
-    if std::env::var_os("DUMP").is_some() {
-        println!("{}", llvm.to_text());
-    }
-    let ptx = llvm.emit_ptx().expect("emits");
-    if std::env::var_os("DUMP").is_some() {
-        println!("{ptx}");
-    }
-    ptx
+    llvm.emit_ptx().expect("emits")
 }
 
+/// PTX for a target and, where there is an assembler, its report and the machine code.
+type Built = (&'static Target, String, Option<(Report, String)>);
+
 /// Assembles for every target; returns PTX, report and machine code where there is an assembler.
-fn everywhere(text: &str, facts: &[TensorFacts]) -> Vec<(&'static Target, String, Option<(Report, String)>)> {
+fn everywhere(text: &str, facts: &[TensorFacts]) -> Vec<Built> {
     let assembler = ptxas();
     Target::all()
         .iter()
