@@ -248,6 +248,9 @@ fn unaligned_operands_are_copied_by_the_threads() {
     );
 }
 
+/// A kernel's name, its dtype and its const parameters.
+type Case = (&'static str, DType, Vec<(&'static str, i64)>);
+
 /// Every kernel of the zoo in many shapes keeps the rules of the gpu level.
 #[test]
 fn every_kernel_gets_layouts() {
@@ -255,7 +258,7 @@ fn every_kernel_gets_layouts() {
     let cube = |names: [&'static str; 3], sizes: [i64; 3]| -> Vec<(&'static str, i64)> {
         names.into_iter().zip(sizes).collect()
     };
-    let mut cases: Vec<(&str, DType, Vec<(&str, i64)>)> = Vec::new();
+    let mut cases: Vec<Case> = Vec::new();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for sizes in [[1, 1, 1], [8, 8, 8], [16, 8, 16], [128, 64, 32], [2, 128, 64]] {
             for nk in [0, 1] {
@@ -269,7 +272,7 @@ fn every_kernel_gets_layouts() {
             consts.push(("CAUSAL", 1));
             cases.push(("fmha", dtype, consts));
         }
-        for name in ["scaled_lhs", "computed_rhs", "widened_rhs", "persistent"] {
+        for name in ["scaled_lhs", "computed_rhs", "widened_rhs", "persistent", "powers"] {
             for tile in [1, 16, 64] {
                 cases.push((name, dtype, vec![("TILE", tile)]));
             }
