@@ -2,7 +2,7 @@
 //!
 //! A kernel arrives in the tile dialect. Passes give every tile a layout and make shared memory, copies and
 //! barriers explicit; [`lower`] then writes what one thread does in the LLVM dialect, and [`llvm`] turns that
-//! into PTX, all in process. [`compile`] is the whole way; [`ptxas`] assembles the result where the assembler
+//! into PTX, all in process. [`compile()`] is the whole way; [`ptxas`] assembles the result where the assembler
 //! is installed.
 
 pub mod compile;

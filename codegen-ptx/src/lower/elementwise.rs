@@ -4,8 +4,10 @@ use super::value::{Lowered, Registers, Tile, packing};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use melior::ir::attribute::{Attribute, AttributeLike, FloatAttribute, IntegerAttribute};
+use melior::ir::operation::OperationLike;
 use melior::ir::{Type, ValueLike};
 use std::rc::Rc;
+use tile_ir::context::Place;
 use tile_ir::types::{Op, Val, attr, dtype_of, int_attr, is_tile, operands_of, results_of, type_of};
 use tile_lang::dtype::DType;
 
@@ -94,6 +96,13 @@ impl<'c> Lowering<'c> {
         } else if let Ok(int) = IntegerAttribute::try_from(splat) {
             // A set bit of one bit reads back as -1.
             let value = if dtype == DType::Bool { int.value() & 1 } else { int.value() };
+            if dtype == DType::Index && i32::try_from(value).is_err() {
+                return Err(LowerError::Unsupported {
+                    what: format!("the size {value}, which does not fit 31 bits,"),
+                    target: self.e.target.part,
+                    place: Place::of(op.location()),
+                });
+            }
             self.e.int(value, register)
         } else {
             return Err(internal(op, "a constant that is no number"));

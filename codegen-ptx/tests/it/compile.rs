@@ -1,7 +1,9 @@
 //! Whole kernels from the tile dialect to machine code.
 
+use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::{
-    CompileOptions, Compiled, LowerError, Ptxas, Report, Target, TensorFacts, compile, with_context,
+    CompileOptions, Compiled, LowerError, Ptxas, PtxasError, Report, Target, TensorFacts, compile,
+    with_context,
 };
 use tile_ir::Module;
 use tile_ir::types::{args_of, type_of, view_of};
@@ -93,4 +95,60 @@ fn attention_fits_the_registers_of_its_table_entries() {
         let Some((report, _)) = assemble(&compiled) else { continue };
         assert_eq!(report.spill_load_bytes, 0, "{target} {shape:?}: {} registers", report.registers);
     }
+}
+
+#[test]
+fn options_that_no_target_can_run_are_refused() {
+    let refuse = |options: CompileOptions| build(MATMUL, options, true).unwrap_err();
+    let message = |error: LowerError| {
+        assert!(!error.is_bug(), "{error}");
+        error.to_string()
+    };
+    let warps = refuse(CompileOptions { num_warps: 3, ..options("sm_121", 1) });
+    assert_eq!(message(warps), "num_warps is 3; it must be 1, 2, 4, 8 or 16");
+    let stages = refuse(options("sm_121", 9));
+    assert_eq!(message(stages), "num_stages is 9; it must be 1 to 8");
+    let resident = refuse(CompileOptions { num_warps: 16, occupancy: 4, ..options("sm_121", 1) });
+    assert!(message(resident).starts_with("occupancy is 4"));
+    let error = refuse(options("sm_121", 4));
+    assert!(
+        matches!(error, LowerError::Pass(PassError::SharedMemory { available: 101_376, .. })),
+        "four stages of 32 KB do not fit: {error}"
+    );
+}
+
+#[test]
+fn sizes_past_31_bits_are_refused_where_they_stand() {
+    let kernel = MATMUL.replace("arith.constant 63 : index", "arith.constant 3000000000 : index");
+    let error = build(&kernel, options("sm_80", 1), true).unwrap_err();
+    assert!(matches!(&error, LowerError::Unsupported { place: Some(_), .. }), "{error}");
+    assert!(error.to_string().contains("the size 3000000000"), "{error}");
+}
+
+#[test]
+fn modules_of_other_contexts_are_copied() {
+    let here = build(MATMUL, options("sm_80", 2), true).unwrap();
+    let there = tile_ir::with_context(|context| {
+        let module = Module::parse(context, MATMUL).unwrap();
+        let facts = vec![TensorFacts::aligned(2, 2); 3];
+        compile(&module, &CompileOptions { facts, ..options("sm_80", 2) }).unwrap()
+    });
+    assert_eq!(here.ptx, there.ptx);
+    assert_eq!((there.entry.as_str(), there.num_threads), ("matmul", 128));
+}
+
+#[test]
+fn rejected_code_is_kept_with_the_command() {
+    let Ok(assembler) = Ptxas::find(None) else {
+        println!("skipped: no ptxas");
+        return;
+    };
+    let target = Target::from_name("sm_80").unwrap();
+    let error =
+        assembler.assemble(".version 8.0\n.target sm_80\n.entry k() { nonsense; }", target).unwrap_err();
+    let PtxasError::Rejected { log, command, .. } = &error else { panic!("{error}") };
+    assert!(log.contains("nonsense") || log.contains("syntax error"), "{log}");
+    let file = command.split(' ').find(|w| w.ends_with(".ptx")).expect("the command names the file");
+    assert!(std::path::Path::new(file).is_file());
+    std::fs::remove_dir_all(std::path::Path::new(file).parent().unwrap()).unwrap();
 }

@@ -127,7 +127,7 @@ mod tests {
     #[test]
     fn warps_split_products_evenly() {
         assert_eq!(split_evenly(128, 128, 4), [2, 2]);
-        assert_eq!(split_evenly(128, 64, 4), [2, 2]);
+        assert_eq!(split_evenly(128, 64, 4), [4, 1]);
         assert_eq!(split_evenly(256, 64, 4), [4, 1]);
         assert_eq!(split_evenly(16, 128, 4), [1, 4]);
         assert_eq!(split_evenly(128, 8, 8), [8, 1]);
