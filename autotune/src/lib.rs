@@ -1,1 +1,22 @@
-//! Search spaces, pruning, cost model, records and the tile-tune command.
+//! Search spaces, pruning, the cost model, records and the `tile-tune` command.
+//!
+//! A [`subject::Subject`] is a kernel at one problem. [`sweep::sweep`] compiles, assembles, prunes and ranks its
+//! candidates; [`configs::Configs`] keeps the winners in `configs/`. [`cli::main`] is the whole command, for any
+//! program that links kernels.
+
+pub mod bucket;
+pub mod cli;
+pub mod configs;
+pub mod cost;
+pub mod error;
+pub mod files;
+pub mod journal;
+pub mod occupancy;
+pub mod platform;
+pub mod prune;
+pub mod record;
+pub mod subject;
+pub mod sweep;
+pub mod work;
+
+pub use error::TuneError;

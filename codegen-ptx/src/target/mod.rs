@@ -110,6 +110,11 @@ impl Target {
         Err(UnknownTarget { name: name.to_owned(), nearest: nearest.map_or("", |t| t.part), known })
     }
 
+    /// Whether what suits one target is a fair guess for the other: the same SM design in another part.
+    pub fn same_family(&self, other: &Target) -> bool {
+        self.compute_capability.0 == other.compute_capability.0
+    }
+
     /// The feature LLVM needs for the PTX version: `+ptx88`.
     pub fn llvm_features(&self) -> String {
         format!("+ptx{}{}", self.ptx_version.0, self.ptx_version.1)

@@ -1,0 +1,187 @@
+//! The command line.
+
+use crate::error::{EXIT_CODES, TuneError};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use indexmap::IndexMap;
+use std::path::PathBuf;
+use tile::contract::Contract;
+use tile_lang::{DType, nearest};
+
+/// Compiles, assembles, prunes and ranks the configurations of tile kernels.
+///
+/// Without a command it sweeps: every candidate of the kernel's space is compiled for the target, assembled where
+/// ptxas is found, pruned with a reason or ranked by the cost model, and the best is written to
+/// configs/<target>/<kernel>.toml.
+#[derive(Parser, Debug)]
+#[command(name = "tile-tune", version, after_help = EXIT_CODES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub sweep: SweepArgs,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Args, Debug)]
+pub struct Common {
+    /// Print one JSON document instead of tables
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// The folder of tables [default: $TILEWRIGHT_CONFIGS, or the nearest configs/]
+    #[arg(long, global = true, value_name = "FOLDER")]
+    pub configs: Option<PathBuf>,
+    /// The assembler [default: $TILEWRIGHT_PTXAS, PATH, or tools/]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub ptxas: Option<PathBuf>,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Print one stage of a kernel's way to machine code
+    Emit(EmitArgs),
+    /// Run a kernel on tensors from a safetensors file
+    Run(RunArgs),
+    /// List the kernels, their sizes and parameters
+    List,
+    /// List the GPUs that are known, with the source of each figure
+    Targets,
+}
+
+/// The problem and the values of parameters.
+#[derive(Args, Debug, Default)]
+pub struct Subjects {
+    /// Sizes of the problem, such as batch=4,heads=32; others have the contract's defaults
+    #[arg(long = "shape", value_name = "NAME=VALUE,..", value_delimiter = ',', value_parser = assignment)]
+    shape: Vec<(String, i64)>,
+    /// The dtype of the inputs [default: the first that the kernel takes]
+    #[arg(long, value_name = "DTYPE")]
+    dtype: Option<String>,
+    /// Set a const parameter or launch option; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_delimiter = ',', value_parser = assignment)]
+    set: Vec<(String, i64)>,
+}
+
+#[derive(Args, Debug)]
+pub struct SweepArgs {
+    /// The target, such as sm_121
+    #[arg(long)]
+    pub target: Option<String>,
+    /// The kernel [default: every kernel]
+    #[arg(long)]
+    pub kernel: Option<String>,
+    #[command(flatten)]
+    pub subjects: Subjects,
+}
+
+#[derive(Args, Debug)]
+pub struct EmitArgs {
+    /// The kernel
+    pub kernel: String,
+    /// The target, such as sm_121; not needed for the stages ast and tile
+    #[arg(long)]
+    pub target: Option<String>,
+    /// The stage
+    #[arg(long, value_enum, default_value_t = Stage::Ptx)]
+    pub stage: Stage,
+    /// Write to a file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub subjects: Subjects,
+}
+
+/// A stage of the way down.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The syntax tree, as JSON
+    Ast,
+    /// The tile dialect, after its passes
+    Tile,
+    /// The gpu level: layouts, shared memory, copies, barriers
+    Gpu,
+    /// Optimized LLVM IR
+    Llvm,
+    /// PTX
+    Ptx,
+    /// Machine code, through ptxas and nvdisasm
+    Sass,
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The kernel
+    pub kernel: String,
+    /// A safetensors file that holds the inputs by the names of the kernel's parameters
+    #[arg(long, value_name = "FILE")]
+    pub input: PathBuf,
+    /// Where to write the outputs, as safetensors
+    #[arg(long, value_name = "FILE")]
+    pub output: PathBuf,
+    /// Where to run: cpu
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
+    /// Compare with the kernel's reference, and fail when they differ by more than the dtype explains
+    #[arg(long)]
+    pub check: bool,
+    /// Look for programs that touch one element, one of them storing
+    #[arg(long)]
+    pub check_races: bool,
+    #[command(flatten)]
+    pub subjects: Subjects,
+}
+
+impl Subjects {
+    /// The sizes given.
+    pub fn shape(&self) -> IndexMap<String, i64> {
+        self.shape.iter().cloned().collect()
+    }
+
+    /// The parameters given.
+    pub fn set(&self) -> IndexMap<String, i64> {
+        self.set.iter().cloned().collect()
+    }
+
+    /// The dtype given.
+    pub fn dtype(&self, contract: &dyn Contract) -> Result<Option<DType>, TuneError> {
+        let Some(name) = &self.dtype else { return Ok(None) };
+        if let Some(dtype) = DType::from_name(name) {
+            return Ok(Some(dtype));
+        }
+        let names: Vec<&str> = contract.dtypes().iter().map(|d| d.name()).collect();
+        Err(TuneError::DType {
+            kernel: contract.kernel().name.to_owned(),
+            found: name.clone(),
+            allowed: names.join(", "),
+            nearest: nearest(name, names).map(str::to_owned),
+        })
+    }
+}
+
+impl SweepArgs {
+    /// Whether any option of the sweep was given.
+    pub fn is_given(&self) -> bool {
+        let subjects = &self.subjects;
+        self.target.is_some()
+            || self.kernel.is_some()
+            || !subjects.shape.is_empty()
+            || !subjects.set.is_empty()
+            || subjects.dtype.is_some()
+    }
+}
+
+/// Reads `NAME=VALUE`; `true` and `false` are 1 and 0.
+fn assignment(text: &str) -> Result<(String, i64), String> {
+    let Some((name, value)) = text.split_once('=') else {
+        return Err("expected NAME=VALUE".to_owned());
+    };
+    let value = match value.trim() {
+        "true" => 1,
+        "false" => 0,
+        number => number.parse().map_err(|_| format!("`{number}` is no whole number, nor true or false"))?,
+    };
+    match name.trim() {
+        "" => Err("expected NAME=VALUE".to_owned()),
+        name => Ok((name.to_owned(), value)),
+    }
+}

@@ -1,0 +1,74 @@
+//! `tile-tune emit`.
+
+use super::args::{Common, EmitArgs, Stage};
+use super::{assembler, print, print_json, subject, warn};
+use crate::configs::Configs;
+use crate::error::TuneError;
+use crate::files::write_atomically;
+use crate::subject::{label, values};
+use codegen_ptx::{PtxasError, Target};
+use serde_json::json;
+
+pub fn run(common: &Common, configs: &Configs, args: &EmitArgs) -> Result<(), TuneError> {
+    let subject = subject(&args.kernel, &args.subjects)?;
+    let target = args.target.as_deref().map(Target::from_name).transpose()?;
+    let set = args.subjects.set();
+    let (mut config, origin) = match target {
+        Some(target) => {
+            let choice = configs.choose(&subject, target)?;
+            warn(&choice.warnings);
+            (choice.config, choice.origin)
+        }
+        None => (subject.contract.default_config(&subject.problem), "default of the kernel".to_owned()),
+    };
+    subject.set(&mut config, &set)?;
+    let needed = || {
+        TuneError::Usage(format!("stage {:?} needs a target: add --target sm_121", args.stage).to_lowercase())
+    };
+    let text = match args.stage {
+        Stage::Ast => serde_json::to_string_pretty(subject.contract.kernel().ast())
+            .map_err(|e| TuneError::TileIr { kernel: args.kernel.clone(), message: e.to_string() })?,
+        Stage::Tile => subject.tile_text(&config)?,
+        stage => {
+            let target = target.ok_or_else(needed)?;
+            // Looked for before the kernel is compiled, so that a missing tool is reported at once.
+            let ptxas = match stage {
+                Stage::Sass => Some(assembler(common)?.ok_or(PtxasError::NotFound)?),
+                _ => None,
+            };
+            let build = subject.build(&config, target, true)?;
+            match (stage, ptxas) {
+                (Stage::Gpu, _) => build.compiled.gpu.unwrap_or_default(),
+                (Stage::Llvm, _) => build.compiled.llvm.unwrap_or_default(),
+                (_, Some(ptxas)) => ptxas.disassemble(&ptxas.assemble(&build.compiled.ptx, target)?.cubin)?,
+                (_, None) => build.compiled.ptx,
+            }
+        }
+    };
+    let text = if text.ends_with('\n') { text } else { text + "\n" };
+    if let Some(path) = &args.output {
+        write_atomically(path, text.as_bytes())?;
+    }
+    if common.json {
+        let mut document = json!({
+            "kernel": args.kernel, "target": target.map(|t| t.part), "config": values(&config), "config_from": origin,
+        });
+        if args.output.is_none() {
+            document["text"] = text.into();
+        }
+        print_json(&document);
+    } else {
+        if args.stage != Stage::Ast {
+            eprintln!(
+                "{} with {} ({origin}{})",
+                args.kernel,
+                label(&config),
+                if set.is_empty() { "" } else { ", --set" }
+            );
+        }
+        if args.output.is_none() {
+            print(&text);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! How long a launch should take on a GPU that is not at hand.
+//!
+//! A program's [`Work`](crate::work::Work) is turned into cycles on each resource of an SM: tensor cores, arithmetic units, special
+//! functions, shared memory, and the path from L2. From those:
+//!
+//! * **Roofline.** `a` CTAs on an SM take no less than `a` times the busiest resource, and the launch no less than
+//!   its fewest bytes of device memory at full bandwidth.
+//! * **Latency hiding.** One warp a scheduler does one thing at a time, so that its demands add up; more warps
+//!   overlap. What is above the busiest resource is divided by the warps of a CTA on each scheduler, and shared
+//!   among the `a` CTAs: `T(a) = a * busiest + (sum - busiest) / warps + exposed`.
+//! * **Pipeline depth.** A loop that loads waits a memory latency an iteration, less what `num_stages - 1`
+//!   iterations of work cover.
+//! * **Occupancy.** `a` is what the registers and shared memory in the assembler's report allow, whatever the
+//!   configuration asked for.
+//! * **Wave quantization.** `programs / (SMs * a)` full waves and a tail, which takes as long as its fullest SM;
+//!   the heaviest program, not the mean, closes the launch.
+//!
+//! The two ends of the estimate are everything overlapped and nothing overlapped. The model ranks configurations;
+//! its absolute times are rough.
+
+use crate::platform::Platform;
+use crate::work::GridWork;
+use serde::{Deserialize, Serialize};
+
+/// Cycles from a load to its data, from device memory under load.
+const MEMORY_LATENCY_CYCLES: f64 = 800.0;
+/// Elementwise operations of an SM a cycle: 32 lanes on each of four schedulers.
+const ALU_PER_CYCLE: f64 = 128.0;
+/// Special functions of an SM a cycle.
+const SFU_PER_CYCLE: f64 = 16.0;
+/// Bytes an SM reads from shared memory a cycle: 32 banks of 4 bytes.
+const SMEM_BYTES_PER_CYCLE: f64 = 128.0;
+/// Bytes an SM takes from L2 a cycle.
+const L2_BYTES_PER_CYCLE: f64 = 64.0;
+/// Warp schedulers of an SM.
+const SCHEDULERS: f64 = 4.0;
+/// Cycles to start a CTA, and to drain its last stores.
+const CTA_OVERHEAD_CYCLES: f64 = 1500.0;
+/// Microseconds to launch a kernel.
+const LAUNCH_US: f64 = 3.0;
+
+/// A predicted or measured time.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Timing {
+    /// The median, or the prediction, in microseconds.
+    pub us: f64,
+    /// The low end of the spread: everything overlaps.
+    pub low_us: f64,
+    /// The high end: nothing overlaps.
+    pub high_us: f64,
+}
+
+/// What the model reads of one configuration.
+#[derive(Clone, Debug)]
+pub struct Candidate<'a> {
+    /// The work of its launch.
+    pub work: &'a GridWork,
+    /// Warps of a CTA.
+    pub num_warps: u32,
+    /// Buffers of a pipelined load.
+    pub num_stages: u32,
+    /// CTAs that fit on an SM.
+    pub ctas_per_sm: u32,
+    /// Bytes each thread spills, stores and reloads together; once an iteration.
+    pub spill_bytes: u32,
+    /// Fewest bytes of device memory that the problem moves.
+    pub dram_bytes: f64,
+}
+
+/// Cycles that one program needs of each resource of an SM, were it alone there.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Demand {
+    busiest: f64,
+    sum: f64,
+}
+
+/// The predicted time of a launch.
+pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
+    let demand = demand(platform, candidate);
+    let warps = (f64::from(candidate.num_warps) / SCHEDULERS).max(1.0);
+    let rounds = candidate.work.mean.rounds;
+    let per_round = demand.sum / rounds.max(1.0);
+    let covered = f64::from(candidate.num_stages.max(1) - 1) * per_round;
+    let exposed =
+        rounds * (MEMORY_LATENCY_CYCLES - covered).max(0.0) + MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES;
+
+    let wave = |ctas: f64, overlap: f64| {
+        ctas * demand.busiest + overlap * ((demand.sum - demand.busiest) / warps + exposed)
+    };
+    let launch = |overlap: f64, serial: bool| {
+        let time = |ctas: f64| if serial { ctas * demand.sum + exposed } else { wave(ctas, overlap) };
+        let (sms, fit) = (f64::from(platform.sms), f64::from(candidate.ctas_per_sm.max(1)));
+        let programs = candidate.work.programs;
+        let full = (programs / (sms * fit)).floor();
+        let rest = programs - full * sms * fit;
+        let tail = if rest > 0.0 { time((rest / sms).ceil()) } else { 0.0 };
+        // Programs start as others end, so that only the last ones to run are longer than the mean.
+        let last = (candidate.work.imbalance - 1.0) * time(1.0);
+        let cycles = full * time(fit) + tail + last;
+        let dram_us = candidate.dram_bytes / platform.dram_bytes_per_s * 1e6;
+        (cycles / platform.clock_mhz).max(dram_us) + LAUNCH_US
+    };
+    Timing { us: launch(1.0, false), low_us: launch(0.0, false), high_us: launch(1.0, true) }
+}
+
+fn demand(platform: &Platform, candidate: &Candidate) -> Demand {
+    let work = &candidate.work.mean;
+    let tensor: f64 =
+        work.mma_flops.iter().map(|(&dtype, flops)| flops / platform.mma_flops_per_cycle(dtype)).sum();
+    let threads = f64::from(candidate.num_warps) * 32.0;
+    let spilled = f64::from(candidate.spill_bytes) * threads * work.rounds.max(1.0);
+    // A CTA of fewer warps than there are schedulers leaves the others idle.
+    let idle = (SCHEDULERS / f64::from(candidate.num_warps.max(1))).max(1.0);
+    let resources = [
+        tensor * idle,
+        work.alu_ops / ALU_PER_CYCLE * idle,
+        work.sfu_ops / SFU_PER_CYCLE * idle,
+        (work.fragment_bytes + spilled) / SMEM_BYTES_PER_CYCLE,
+        (work.load_bytes + work.store_bytes) / L2_BYTES_PER_CYCLE,
+    ];
+    Demand { busiest: resources.iter().copied().fold(0.0, f64::max), sum: resources.iter().sum() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Source;
+    use crate::platform::{BUILT_IN, parse_platforms};
+    use crate::work::Work;
+    use tile_lang::DType;
+
+    fn platform(part: &str) -> Platform {
+        let platforms =
+            parse_platforms(&Source::new("p.toml", BUILT_IN)).expect("the built-in table is right");
+        platforms.into_iter().find(|p| p.target == part).expect("a known part")
+    }
+
+    /// A matmul-like launch: `programs` programs of `rounds` steps over 128x128x64 tiles.
+    fn work(programs: f64, rounds: f64) -> GridWork {
+        let mean = Work {
+            mma_flops: [(DType::BF16, rounds * 2.0 * 128.0 * 128.0 * 64.0)].into(),
+            alu_ops: 0.0,
+            sfu_ops: 0.0,
+            load_bytes: rounds * 32768.0,
+            store_bytes: 32768.0,
+            fragment_bytes: rounds * 81920.0,
+            rounds,
+        };
+        GridWork { programs, mean, imbalance: 1.0 }
+    }
+
+    fn time(part: &str, work: &GridWork, change: impl Fn(&mut Candidate)) -> f64 {
+        let mut candidate =
+            Candidate { work, num_warps: 4, num_stages: 2, ctas_per_sm: 1, spill_bytes: 0, dram_bytes: 1e6 };
+        change(&mut candidate);
+        let timing = predict(&platform(part), &candidate);
+        assert!(timing.low_us <= timing.us && timing.us <= timing.high_us, "{timing:?}");
+        timing.us
+    }
+
+    #[test]
+    fn more_stages_and_more_ctas_hide_latency() {
+        let work = work(480.0, 64.0);
+        let stages = [1, 2, 3].map(|s| time("sm_121", &work, |c| c.num_stages = s));
+        assert!(stages[0] > stages[1] && stages[1] >= stages[2], "{stages:?}");
+        let ctas = [1, 2].map(|n| time("sm_121", &work, |c| c.ctas_per_sm = n));
+        assert!(ctas[0] > ctas[1], "{ctas:?}");
+    }
+
+    #[test]
+    fn a_wave_more_costs_a_wave() {
+        let at = |programs: f64| time("sm_121", &work(programs, 64.0), |_| {});
+        assert_eq!(at(1.0), at(48.0));
+        assert!(at(49.0) > 1.9 * at(48.0) - LAUNCH_US);
+        assert_eq!(at(49.0), at(96.0));
+    }
+
+    #[test]
+    fn spills_and_imbalance_cost() {
+        let even = work(480.0, 64.0);
+        assert!(time("sm_80", &even, |c| c.spill_bytes = 128) > time("sm_80", &even, |_| {}));
+        let uneven = GridWork { imbalance: 2.0, ..even.clone() };
+        assert!(time("sm_80", &uneven, |_| {}) > time("sm_80", &even, |_| {}));
+    }
+
+    #[test]
+    fn bandwidth_bounds_a_launch_from_below() {
+        let work = work(48.0, 1.0);
+        let us = time("sm_121", &work, |c| c.dram_bytes = 2.73e9);
+        assert!((us - 10_000.0 - LAUNCH_US).abs() < 1.0, "{us}");
+    }
+
+    #[test]
+    fn a_larger_gpu_is_faster() {
+        let work = work(4096.0, 64.0);
+        let times = ["sm_121", "sm_80", "sm_90"].map(|part| time(part, &work, |_| {}));
+        assert!(times[0] > times[1] && times[1] > times[2], "{times:?}");
+    }
+
+    #[test]
+    fn no_prediction_beats_the_tensor_peak() {
+        let work = work(4800.0, 64.0);
+        let flops = work.programs * work.mean.mma_flops.values().sum::<f64>();
+        let platform = platform("sm_121");
+        let us = time("sm_121", &work, |c| c.ctas_per_sm = 2);
+        assert!(us * 1e-6 * platform.peak_tflops[&DType::BF16] * 1e12 >= flops);
+    }
+}

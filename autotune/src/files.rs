@@ -1,0 +1,169 @@
+//! TOML files: read with errors that name the line, written whole or not at all.
+
+use serde::de::DeserializeOwned;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// Why a configuration file is no good.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// It cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It cannot be written; what was there before is still there.
+    #[error("{}: cannot be written: {source}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown or missing field, or a value of the wrong type.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// Where.
+        place: Place,
+        /// What was found and what is allowed.
+        message: String,
+    },
+    /// A well-formed value that cannot be.
+    #[error("{place}: {field} is {found}; allowed: {allowed}")]
+    Value {
+        /// Where.
+        place: Place,
+        /// The field.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What it may be.
+        allowed: String,
+    },
+}
+
+/// A place in a file; lines and columns count from 1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Line.
+    pub line: usize,
+    /// Column.
+    pub col: usize,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}:{}", self.path.display(), self.line, self.col)
+    }
+}
+
+/// The text of a file, to turn byte ranges into places.
+#[derive(Clone, Debug)]
+pub struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn read(path: &Path) -> Result<Source, FileError> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Ok(Source { path: path.to_owned(), text }),
+            Err(source) => Err(FileError::Read { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Text that has no file, or was read already.
+    pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Source {
+        Source { path: path.into(), text: text.into() }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The text.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The place of a byte.
+    pub fn place(&self, span: &Range<usize>) -> Place {
+        let before = &self.text[..span.start.min(self.text.len())];
+        let line = before.matches('\n').count() + 1;
+        let col = before.chars().rev().take_while(|&c| c != '\n').count() + 1;
+        Place { path: self.path.clone(), line, col }
+    }
+
+    /// Deserializes the text.
+    ///
+    /// # Errors
+    /// [`FileError::Syntax`] at the line, with what is allowed there.
+    pub fn parse<T: DeserializeOwned>(&self) -> Result<T, FileError> {
+        toml::from_str(&self.text).map_err(|error| {
+            let place = self.place(&error.span().unwrap_or(0..0));
+            FileError::Syntax { place, message: with_suggestion(error.message().trim()) }
+        })
+    }
+
+    /// A value that cannot be.
+    pub fn value_error(
+        &self,
+        span: &Range<usize>,
+        field: impl Into<String>,
+        found: impl ToString,
+        allowed: impl Into<String>,
+    ) -> FileError {
+        FileError::Value {
+            place: self.place(span),
+            field: field.into(),
+            found: found.to_string(),
+            allowed: allowed.into(),
+        }
+    }
+}
+
+/// Adds the nearest name to a message such as "unknown field `a`, expected one of `b`, `c`".
+fn with_suggestion(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    let is_unknown = message.starts_with("unknown field") || message.starts_with("unknown variant");
+    match (is_unknown, quoted.next()) {
+        (true, Some(name)) => match tile_lang::nearest(name, quoted) {
+            Some(nearest) => format!("{message}; did you mean `{nearest}`?"),
+            None => message.to_owned(),
+        },
+        _ => message.to_owned(),
+    }
+}
+
+/// Replaces a file in one step: a reader sees the old contents or the new, and a failure leaves the old.
+///
+/// # Errors
+/// [`FileError::Write`].
+pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), FileError> {
+    let error = |source| FileError::Write { path: path.to_owned(), source };
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    std::fs::create_dir_all(folder).map_err(error)?;
+    let mut file = tempfile::Builder::new().prefix(".tile-tune-").tempfile_in(folder).map_err(error)?;
+    std::io::Write::write_all(&mut file, contents).map_err(error)?;
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(path).map_or(0o644, |m| m.permissions().mode());
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).map_err(error)?;
+    }
+    file.persist(path).map_err(|e| error(e.error))?;
+    Ok(())
+}

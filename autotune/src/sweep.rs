@@ -1,0 +1,315 @@
+//! The sweep: every candidate pruned, compiled, assembled and ranked, each with its verdict.
+
+use crate::cost::{Candidate, Timing, predict};
+use crate::error::TuneError;
+use crate::journal::{Finding, Journal};
+use crate::occupancy::{Occupancy, Usage, occupancy};
+use crate::platform::Platform;
+use crate::prune::{Rejection, after_assembling, before_compiling};
+use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
+use crate::subject::{Subject, values};
+use crate::work::{Footprint, GridWork, footprint};
+use codegen_ptx::gpu::passes::PassError;
+use codegen_ptx::{LowerError, Ptxas, PtxasError, Target};
+use indexmap::IndexMap;
+use rayon::prelude::*;
+use serde::Serialize;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tile_lang::Config;
+
+/// The compiler, as records name it.
+pub const COMPILER: &str = concat!("tilewright ", env!("CARGO_PKG_VERSION"));
+
+/// Where and how to sweep.
+pub struct SweepOptions<'a> {
+    /// The target that code is generated for.
+    pub target: &'static Target,
+    /// The GPU whose times are predicted.
+    pub platform: &'a Platform,
+    /// The assembler, where one was found.
+    pub ptxas: Option<&'a Ptxas>,
+    /// Configurations to try beside the declared space: the rows of vendors' tables.
+    pub vendor: Vec<Config>,
+    /// Values that every candidate must have.
+    pub pinned: IndexMap<String, i64>,
+    /// Keeps what was found if the sweep is interrupted.
+    pub journal: Option<&'a Journal>,
+    /// Called after each candidate with how many are done, and how many there are.
+    pub progress: &'a (dyn Fn(usize, usize) + Sync),
+}
+
+/// One candidate and what became of it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Trial {
+    /// The configuration.
+    #[serde(serialize_with = "as_values")]
+    pub config: Config,
+    /// A vendor's table has it.
+    pub vendor: bool,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it was not ranked.
+    pub reason: Option<String>,
+    /// What the assembler reported.
+    pub resources: Option<Resources>,
+    /// Shared memory of a CTA in bytes, known once it compiled.
+    pub smem_bytes: Option<usize>,
+    /// The predicted time.
+    pub time: Option<Timing>,
+}
+
+fn as_values<S: serde::Serializer>(config: &Config, serializer: S) -> Result<S::Ok, S::Error> {
+    values(config).serialize(serializer)
+}
+
+/// The result of a sweep.
+#[derive(Clone, Debug)]
+pub struct Sweep {
+    /// Every candidate: the ranked ones by predicted time, then those that await tensor memory, the pruned, the
+    /// failed.
+    pub trials: Vec<Trial>,
+    /// Candidates taken over from an interrupted sweep.
+    pub resumed: usize,
+    /// How long it took.
+    pub elapsed: Duration,
+}
+
+impl Sweep {
+    /// The candidate with the least predicted time.
+    pub fn best(&self) -> Option<&Trial> {
+        self.trials.first().filter(|t| t.outcome == Outcome::Ranked)
+    }
+}
+
+/// Runs a sweep; candidates are compiled and assembled in parallel.
+///
+/// # Errors
+/// When the space is declared wrongly or the journal cannot be written. A candidate that fails keeps its reason
+/// and fails alone.
+pub fn sweep(subject: &Subject, options: &SweepOptions) -> Result<Sweep, TuneError> {
+    let start = Instant::now();
+    let candidates = candidates(subject, options)?;
+    let done = AtomicUsize::new(0);
+    let total = candidates.len();
+    let trials: Result<Vec<Trial>, TuneError> = candidates
+        .into_par_iter()
+        .map(|(config, vendor)| {
+            let trial = run_trial(subject, options, config, vendor);
+            (options.progress)(done.fetch_add(1, Ordering::Relaxed) + 1, total);
+            trial
+        })
+        .collect();
+    let mut trials = trials?;
+    let order = |t: &Trial| (t.outcome as usize, t.time.map_or(u64::MAX, |time| (time.us * 1000.0) as u64));
+    trials.sort_by_key(order);
+    Ok(Sweep { trials, resumed: options.journal.map_or(0, Journal::resumed), elapsed: start.elapsed() })
+}
+
+/// The declared space and the vendors' rows, each configuration once, and whether a vendor has it.
+fn candidates(subject: &Subject, options: &SweepOptions) -> Result<Vec<(Config, bool)>, TuneError> {
+    let mut configs = subject.candidates()?;
+    for config in &options.vendor {
+        if !configs.contains(config) {
+            configs.push(config.clone());
+        }
+    }
+    let pinned = |config: &Config| options.pinned.iter().all(|(name, v)| config.get(name) == Some(*v));
+    let mut kept: Vec<Config> = configs.iter().filter(|c| pinned(c)).cloned().collect();
+    if kept.is_empty() {
+        // A value beyond the declared space: every candidate takes it instead of its own.
+        for mut config in configs {
+            options.pinned.iter().for_each(|(name, v)| config.set(name, *v));
+            if !kept.contains(&config) {
+                kept.push(config);
+            }
+        }
+    }
+    Ok(kept.into_iter().map(|c| (options.vendor.contains(&c), c)).map(|(vendor, c)| (c, vendor)).collect())
+}
+
+fn run_trial(
+    subject: &Subject,
+    options: &SweepOptions,
+    config: Config,
+    vendor: bool,
+) -> Result<Trial, TuneError> {
+    let mut trial = Trial {
+        config,
+        vendor,
+        outcome: Outcome::Failed,
+        reason: None,
+        resources: None,
+        smem_bytes: None,
+        time: None,
+    };
+    let rejected = |mut trial: Trial, outcome, reason: String| {
+        (trial.outcome, trial.reason) = (outcome, Some(reason));
+        Ok(trial)
+    };
+    let program = match subject.program(&trial.config) {
+        Ok(program) => program,
+        Err(error) => return rejected(trial, Outcome::Failed, error.to_string()),
+    };
+    let least = footprint(&program, trial.config.num_stages);
+    let (platform, target) = (options.platform, options.target);
+    if let Some(Rejection { outcome, reason }) = before_compiling(platform, target, &trial.config, &least) {
+        return rejected(trial, outcome, reason);
+    }
+    let named = values(&trial.config);
+    let finding = match options.journal.and_then(|j| j.find(&named)) {
+        Some(finding) => finding.clone(),
+        None => {
+            let finding = compile_and_assemble(subject, options, &trial.config);
+            if let Some(journal) = options.journal {
+                journal.add(&named, &finding)?;
+            }
+            finding
+        }
+    };
+    let (smem_bytes, assembled) = match finding {
+        Finding::Compiled { smem_bytes, assembled } => (smem_bytes, assembled),
+        Finding::Rejected { outcome, reason } => return rejected(trial, outcome, reason),
+    };
+    let (registers, spill_bytes) = assembled.unwrap_or((0, 0));
+    let fits = fit(platform, &trial.config, registers, smem_bytes);
+    let resources = Resources { registers, smem_bytes, spill_bytes, ctas_per_sm: fits.ctas };
+    trial.smem_bytes = Some(smem_bytes);
+    trial.resources = assembled.map(|_| resources);
+    let verdict = after_assembling(platform, target, &trial.config, &least, &resources, fits.limiter);
+    if let Some(Rejection { outcome, reason }) = verdict {
+        return rejected(trial, outcome, reason);
+    }
+    let work = subject.work(&program, &trial.config);
+    trial.time = Some(time_of(subject, platform, &trial.config, &work, &resources, &least));
+    trial.outcome = Outcome::Ranked;
+    Ok(trial)
+}
+
+fn fit(platform: &Platform, config: &Config, registers: u32, smem_bytes: usize) -> Occupancy {
+    occupancy(platform, Usage { threads: config.num_warps * 32, registers, smem_bytes })
+}
+
+/// The model's time. Without the assembler's report, no more CTAs are assumed on an SM than were asked for, since
+/// that is what registers are allotted for.
+fn time_of(
+    subject: &Subject,
+    platform: &Platform,
+    config: &Config,
+    work: &GridWork,
+    resources: &Resources,
+    least: &Footprint,
+) -> Timing {
+    let ctas_per_sm = match resources.registers {
+        0 => {
+            let smem_bytes = resources.smem_bytes.max(least.smem_bytes);
+            fit(platform, config, 0, smem_bytes).ctas.min(config.occupancy)
+        }
+        _ => resources.ctas_per_sm,
+    };
+    let candidate = Candidate {
+        work,
+        num_warps: config.num_warps,
+        num_stages: config.num_stages,
+        ctas_per_sm,
+        spill_bytes: resources.spill_bytes,
+        dram_bytes: subject.contract.bytes(&subject.problem),
+    };
+    predict(platform, &candidate)
+}
+
+fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Config) -> Finding {
+    let reject = |outcome, reason: String| Finding::Rejected { outcome, reason };
+    let compiled = match subject.build(config, options.target, false) {
+        Ok(build) => build.compiled,
+        Err(TuneError::Lower {
+            source: source @ LowerError::Pass(PassError::SharedMemory { .. }), ..
+        }) => {
+            return reject(Outcome::Pruned, source.to_string());
+        }
+        Err(TuneError::Lower { source, .. }) => return reject(Outcome::Failed, source.to_string()),
+        Err(error) => return reject(Outcome::Failed, error.to_string()),
+    };
+    let assembled = match options.ptxas.map(|ptxas| ptxas.assemble(&compiled.ptx, options.target)) {
+        None => None,
+        Some(Ok(report)) => Some((report.registers, report.spill_store_bytes + report.spill_load_bytes)),
+        Some(Err(PtxasError::Rejected { log, .. })) => {
+            let first = log.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+            return reject(Outcome::Failed, format!("does not assemble: {}", first.trim()));
+        }
+        Some(Err(error)) => return reject(Outcome::Failed, error.to_string()),
+    };
+    Finding::Compiled { smem_bytes: compiled.smem_bytes, assembled }
+}
+
+/// The record of a sweep: its best candidate, with every other as a note.
+pub fn to_record(subject: &Subject, sweep: &Sweep, ptxas: Option<&Ptxas>) -> Option<Record> {
+    let best = sweep.best()?;
+    let note = |t: &Trial| TrialNote {
+        config: values(&t.config),
+        outcome: t.outcome,
+        us: t.time.map(|time| round(time.us)),
+        reason: t.reason.clone(),
+    };
+    let rounded = |t: Timing| Timing { us: round(t.us), low_us: round(t.low_us), high_us: round(t.high_us) };
+    Some(Record {
+        provenance: Provenance::Modelled,
+        source: None,
+        dtype: Some(subject.problem.dtype),
+        shape: subject.bucket(),
+        tuned_at: subject.problem.sizes.clone(),
+        config: values(&best.config),
+        source_hash: Some(subject.source_hash()),
+        compiler: Some(COMPILER.to_owned()),
+        assembler: ptxas
+            .map(|p| format!("ptxas {}", p.version().unwrap_or_else(|| "of unknown version".to_owned()))),
+        gpu: None,
+        driver: None,
+        time: best.time.map(rounded),
+        resources: best.resources,
+        trials: sweep.trials.iter().map(note).collect(),
+    })
+}
+
+/// Three decimals of a microsecond are more than the model knows.
+fn round(us: f64) -> f64 {
+    (us * 1000.0).round() / 1000.0
+}
+
+/// What is known before compiling to stand in a configuration's way; [`Outcome::Ranked`] when nothing is.
+pub fn obstacle(subject: &Subject, target: &Target, platform: &Platform, config: &Config) -> Outcome {
+    let Ok(program) = subject.program(config) else { return Outcome::Failed };
+    let rejection = before_compiling(platform, target, config, &footprint(&program, config.num_stages));
+    rejection.map_or(Outcome::Ranked, |r| r.outcome)
+}
+
+/// The model's choice without compiling: every candidate that nothing rules out, the fastest of them.
+///
+/// # Errors
+/// When the space is declared wrongly.
+pub fn model_choice(
+    subject: &Subject,
+    target: &Target,
+    platform: &Platform,
+) -> Result<Option<Config>, TuneError> {
+    let mut best: Option<(f64, Config)> = None;
+    for config in subject.candidates()? {
+        let Ok(program) = subject.program(&config) else { continue };
+        let least = footprint(&program, config.num_stages);
+        if before_compiling(platform, target, &config, &least).is_some() {
+            continue;
+        }
+        let work = subject.work(&program, &config);
+        let resources = Resources {
+            registers: 0,
+            smem_bytes: least.smem_bytes,
+            spill_bytes: 0,
+            ctas_per_sm: config.occupancy,
+        };
+        let time = time_of(subject, platform, &config, &work, &resources, &least).us;
+        if best.as_ref().is_none_or(|(least, _)| time < *least) {
+            best = Some((time, config));
+        }
+    }
+    Ok(best.map(|(_, config)| config))
+}

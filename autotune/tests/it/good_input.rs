@@ -1,0 +1,169 @@
+//! What the command does when all is well.
+
+use crate::support::{Place, repository_ptxas};
+use safetensors::tensor::SafeTensors;
+
+fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn kernels_and_targets_are_listed() {
+    let place = Place::new();
+    let list = place.run(&["list"]);
+    assert!(list.code == 0 && list.out.contains("fmha") && list.out.contains("matmul"), "{list:#?}");
+    let targets = place.run(&["targets"]);
+    for part in ["sm_80", "sm_90", "sm_100", "sm_120", "sm_121", "273 GB/s", "sources:"] {
+        assert!(targets.out.contains(part), "{part}: {}", targets.out);
+    }
+    let platforms = json(&place.run(&["targets", "--json"]).out);
+    assert_eq!(platforms["platforms"].as_array().map(Vec::len), Some(5));
+}
+
+/// A part of the space, so that the test stays short.
+#[test]
+fn a_sweep_ranks_prunes_and_leaves_no_partial_record() {
+    let place = Place::new();
+    let table = place.read("configs/sm_121/fmha.toml");
+    let ran = place.run(&[
+        "--json",
+        "--target",
+        "sm_121",
+        "--kernel",
+        "fmha",
+        "--set",
+        "TILE_N=64,num_stages=2,num_warps=4",
+    ]);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    let sweep = json(&ran.out);
+    let trials = sweep["trials"].as_array().expect("trials");
+    assert!(trials.len() >= 4, "{trials:#?}");
+    for trial in trials {
+        let ranked = trial["outcome"] == "ranked";
+        assert_eq!(ranked, trial["time"].is_object(), "{trial}");
+        assert_eq!(ranked, trial["reason"].is_null(), "{trial}");
+        assert_eq!(trial["config"]["TILE_N"], 64);
+    }
+    let times: Vec<f64> = trials.iter().filter_map(|t| t["time"]["us"].as_f64()).collect();
+    assert!(times.is_sorted() && !times.is_empty(), "{times:?}");
+    assert_eq!(sweep["best"], trials[0]);
+    // A sweep of a part of the space is no record of the whole.
+    assert_eq!(place.read("configs/sm_121/fmha.toml"), table);
+    assert!(place.files().iter().all(|f| !f.to_string_lossy().contains("journal")));
+}
+
+#[test]
+fn a_whole_sweep_writes_a_record_that_the_next_command_uses() {
+    let place = Place::new();
+    let matmul = ["--target", "sm_80", "--kernel", "matmul", "--shape", "m=256,n=256,k=256"];
+    let ran = place.run(&matmul);
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    for word in ["configuration", "registers", "smem", "spills", "occupancy", "predicted", "verdict", "best"]
+    {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+    let table = place.read("configs/sm_80/matmul.toml");
+    for field in
+        ["provenance = \"modelled\"", "source_hash = ", "compiler = ", "tuned_at = ", "time = ", "trials = ["]
+    {
+        assert!(table.contains(field), "{field}: {table}");
+    }
+    let emit = ["emit", "matmul", "--target", "sm_80", "--shape", "m=200,n=256,k=129", "--json"];
+    let emitted = json(&place.run(&emit).out);
+    assert_eq!(emitted["config_from"], "table of sm_80, modelled record for its bucket");
+
+    place.write("configs/sm_80/matmul.toml", &table.replace("source_hash = \"", "source_hash = \"0"));
+    let stale = place.run(&emit);
+    assert!(stale.err.contains("warning: stale record of matmul"), "{stale:#?}");
+    assert_eq!(json(&stale.out)["config_from"], "cost model");
+
+    let again = place.run(&matmul);
+    assert!(again.code == 0 && again.err.contains("stale"), "{again:#?}");
+    assert_eq!(place.read("configs/sm_80/matmul.toml").matches("[[record]]").count(), 1);
+}
+
+/// The vendor's rows among the candidates with these values, their outcomes and resources.
+fn vendor_rows(place: &Place, target: &str, set: &str, ptxas: &[&str]) -> Vec<serde_json::Value> {
+    let ran = place.run(&[&["--json", "--target", target, "--kernel", "fmha", "--set", set], ptxas].concat());
+    let rows = json(&ran.out)["trials"].as_array().cloned().unwrap_or_default();
+    rows.into_iter().filter(|t| t["vendor"] == true).collect()
+}
+
+#[test]
+fn vendors_rows_that_need_tensor_memory_are_kept_and_wait() {
+    let place = Place::new();
+    let mut tiles = Vec::new();
+    for row in vendor_rows(&place, "sm_100", "TILE_N=128", &[]) {
+        assert_eq!(row["outcome"], "awaits_tcgen05", "{row}");
+        tiles.push((row["config"]["TILE_M"].as_i64(), row["config"]["occupancy"].as_i64()));
+    }
+    tiles.sort();
+    assert_eq!(tiles, [(Some(128), Some(2)), (Some(256), Some(1))]);
+}
+
+#[test]
+fn the_vendors_row_for_sm_121_assembles_without_spills_at_its_occupancy() {
+    let Some(ptxas) = repository_ptxas() else {
+        println!(
+            "SKIPPED the_vendors_row_for_sm_121_assembles_without_spills_at_its_occupancy: no ptxas in tools/"
+        );
+        return;
+    };
+    let rows = vendor_rows(&Place::new(), "sm_121", "TILE_M=64,TILE_N=64", &["--ptxas", &ptxas]);
+    let [row] = rows.as_slice() else { panic!("one row: {rows:#?}") };
+    assert_eq!(row["outcome"], "ranked", "{row}");
+    assert_eq!(row["resources"]["spill_bytes"], 0, "{row}");
+    assert!(row["resources"]["ctas_per_sm"].as_i64() >= Some(2), "{row}");
+    assert!(row["resources"]["registers"].as_i64() > Some(32), "{row}");
+}
+
+#[test]
+fn every_stage_is_emitted() {
+    let place = Place::new();
+    let stages = [
+        ("ast", "\"name\": \"fmha\""),
+        ("tile", "tile.mma"),
+        ("gpu", "tgpu."),
+        ("llvm", "define"),
+        ("ptx", ".target sm_121a"),
+    ];
+    for (stage, needle) in stages {
+        let ran = place.run(&["emit", "fmha", "--target", "sm_121", "--stage", stage, "--set", "TILE_M=64"]);
+        assert!(ran.code == 0 && ran.out.contains(needle), "{stage}: {} {}", ran.code, ran.err);
+    }
+    let ran = place.run(&["emit", "fmha", "--target", "sm_121", "--output", "fmha.ptx"]);
+    assert!(ran.code == 0 && ran.out.is_empty() && place.read("fmha.ptx").contains(".entry"), "{ran:#?}");
+    let choice = &ran.err;
+    assert!(choice.contains("TILE_M=64 TILE_N=64") && choice.contains("occupancy=2"), "{choice}");
+    assert!(choice.contains("table of sm_121, vendor table record for any shape"), "{choice}");
+}
+
+#[test]
+fn a_kernel_runs_on_tensors_from_a_file() {
+    let place = Place::new();
+    let shapes: [(&str, &[usize]); 3] =
+        [("q", &[1, 4, 15, 64]), ("k", &[1, 2, 63, 64]), ("v", &[1, 2, 63, 64])];
+    place.tensors("in.safetensors", &shapes);
+    let run = [
+        "run",
+        "fmha",
+        "--input",
+        "in.safetensors",
+        "--output",
+        "out.safetensors",
+        "--device",
+        "cpu",
+        "--check",
+    ];
+    for extra in
+        [&["--set", "TILE_M=16", "--json"][..], &["--shape", "causal=false", "--check-races", "--json"]]
+    {
+        let ran = place.run(&[&run[..], extra].concat());
+        assert_eq!(ran.code, 0, "{ran:#?}");
+        let error = json(&ran.out)["relative_error"]["out"].as_f64().expect("an error");
+        assert!(error < 1e-5, "{error}");
+        let bytes = std::fs::read(place.path("out.safetensors")).expect("the output");
+        let tensors = SafeTensors::deserialize(&bytes).expect("safetensors");
+        assert_eq!(tensors.tensor("out").expect("out").shape(), [1, 4, 15, 64]);
+    }
+}

@@ -1,0 +1,5 @@
+//! The `tile-tune` command, as a user meets it.
+
+mod bad_input;
+mod good_input;
+mod support;

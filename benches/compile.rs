@@ -1,0 +1,45 @@
+//! From the tile language to PTX, in one process: the median for each target, and where the time goes.
+
+use autotune::subject::{Subject, find_contract};
+use codegen_ptx::Target;
+use criterion::{Criterion, criterion_group, criterion_main};
+use indexmap::IndexMap;
+use std::hint::black_box;
+use std::time::Duration;
+// Linking the crate registers its kernels.
+use tilegym_kernels as _;
+
+/// Compilations whose stages are averaged for the breakdown.
+const BREAKDOWN_RUNS: u32 = 20;
+
+fn compile(criterion: &mut Criterion) {
+    let contract = find_contract("fmha").unwrap_or_else(|e| panic!("{e}"));
+    let subject = Subject::new(contract, None, &IndexMap::new()).unwrap_or_else(|e| panic!("{e}"));
+    let config = contract.default_config(&subject.problem);
+    let build = |target| subject.build(&config, target, false).unwrap_or_else(|e| panic!("{e}"));
+    let mut group = criterion.benchmark_group("fmha to PTX");
+    for target in Target::all() {
+        group.bench_function(target.part, |bencher| bencher.iter(|| black_box(build(target))));
+        breakdown(target.part, || build(target).stages);
+    }
+    group.finish();
+}
+
+/// Prints the mean time of each stage.
+fn breakdown(part: &str, run: impl Fn() -> Vec<(&'static str, Duration)>) {
+    let mut total: IndexMap<&str, Duration> = IndexMap::new();
+    for _ in 0..BREAKDOWN_RUNS {
+        for (stage, time) in run() {
+            *total.entry(stage).or_default() += time;
+        }
+    }
+    let sum: Duration = total.values().sum();
+    println!("{part}: {:.2} ms", (sum / BREAKDOWN_RUNS).as_secs_f64() * 1e3);
+    for (stage, time) in total {
+        let share = 100.0 * time.as_secs_f64() / sum.as_secs_f64();
+        println!("  {stage:<10} {:>7.3} ms {share:>4.0} %", (time / BREAKDOWN_RUNS).as_secs_f64() * 1e3);
+    }
+}
+
+criterion_group!(benches, compile);
+criterion_main!(benches);
