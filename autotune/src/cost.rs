@@ -4,7 +4,10 @@
 //! functions, shared memory, and the path from L2. From those:
 //!
 //! * **Roofline.** `a` CTAs on an SM take no less than `a` times the busiest resource, and the launch no less than
-//!   its fewest bytes of device memory at full bandwidth.
+//!   its fewest bytes of device memory at the bandwidth it reaches. Where the two are close they contend: the time
+//!   is a soft maximum of both.
+//! * **Bytes in flight.** Full bandwidth takes a latency's worth of bytes under way (Little's law); a launch whose
+//!   CTAs keep fewer under way reaches only its share.
 //! * **Latency hiding.** One warp a scheduler does one thing at a time, so that its demands add up; more warps
 //!   overlap. What is above the busiest resource is divided by the warps of a CTA on each scheduler, and shared
 //!   among the `a` CTAs: `T(a) = a * busiest + (sum - busiest) / warps + exposed`.
@@ -98,10 +101,26 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
         // Programs start as others end, so that only the last ones to run are longer than the mean.
         let last = (candidate.work.imbalance - 1.0) * time(1.0);
         let cycles = full * time(fit) + tail + last;
-        let dram_us = candidate.dram_bytes / platform.dram_bytes_per_s * 1e6;
-        (cycles / platform.clock_mhz).max(dram_us) + LAUNCH_US
+        let dram_us = candidate.dram_bytes / bandwidth(platform, candidate) * 1e6;
+        soft_max(cycles / platform.clock_mhz, dram_us) + LAUNCH_US
     };
     Timing { us: launch(1.0, false), low_us: launch(0.0, false), high_us: launch(1.0, true) }
+}
+
+/// Bytes a second that the CTAs' loads under way keep coming: one round of each, or all stages but the one in use.
+fn bandwidth(platform: &Platform, candidate: &Candidate) -> f64 {
+    let work = &candidate.work.mean;
+    let stages = f64::from(candidate.num_stages.saturating_sub(1).max(1));
+    let of_cta = work.load_bytes / work.rounds.max(1.0) * if work.rounds > 0.0 { stages } else { 1.0 };
+    let ctas =
+        (f64::from(platform.sms) * f64::from(candidate.ctas_per_sm.max(1))).min(candidate.work.programs);
+    let latency_s = MEMORY_LATENCY_CYCLES / (platform.clock_mhz * 1e6);
+    platform.dram_bytes_per_s.min((ctas * of_cta / latency_s).max(1.0))
+}
+
+/// Within a tenth above the greater of two times; the nearer they are, the higher.
+fn soft_max(a: f64, b: f64) -> f64 {
+    (a.powi(8) + b.powi(8)).powf(0.125)
 }
 
 fn demand(platform: &Platform, candidate: &Candidate) -> Demand {
@@ -170,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_wave_more_costs_a_wave() {
-        let at = |programs: f64| time("sm_121", &work(programs, 64.0), |_| {});
+        let at = |programs: f64| time("sm_121", &work(programs, 64.0), |c| c.dram_bytes = 0.0);
         assert_eq!(at(1.0), at(48.0));
         assert!(at(49.0) > 1.9 * at(48.0) - LAUNCH_US);
         assert_eq!(at(49.0), at(96.0));
@@ -189,6 +208,13 @@ mod tests {
         let work = work(48.0, 1.0);
         let us = time("sm_121", &work, |c| c.dram_bytes = 2.73e9);
         assert!((us - 10_000.0 - LAUNCH_US).abs() < 1.0, "{us}");
+    }
+
+    #[test]
+    fn few_bytes_under_way_reach_little_bandwidth() {
+        let narrow = GridWork { mean: Work { load_bytes: 512.0, ..Work::default() }, ..work(1e5, 0.0) };
+        let at = |ctas| time("sm_80", &narrow, |c| (c.ctas_per_sm, c.dram_bytes) = (ctas, 1e9));
+        assert!(at(1) > 1.9 * at(2) && at(2) > 1.9 * at(4), "{} {} {}", at(1), at(2), at(4));
     }
 
     #[test]

@@ -122,14 +122,14 @@ pub enum TuneError {
         /// The configuration.
         config: String,
         /// What is wrong.
-        source: LowerError,
+        source: Box<LowerError>,
     },
     /// The assembler is missing or refuses the code.
     #[error(transparent)]
     Ptxas(#[from] PtxasError),
     /// A run on the device failed.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
+    #[error("{0}")]
+    Launch(Box<LaunchError>),
     /// Not one candidate could be used.
     #[error("kernel `{kernel}` on {target}: none of {candidates} candidates can be used; the first: {first}")]
     NoCandidate {
@@ -152,6 +152,12 @@ pub enum TuneError {
         /// The largest that is allowed.
         tolerance: f64,
     },
+}
+
+impl From<LaunchError> for TuneError {
+    fn from(error: LaunchError) -> TuneError {
+        TuneError::Launch(Box::new(error))
+    }
 }
 
 fn suggestion(nearest: &Option<String>) -> String {

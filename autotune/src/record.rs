@@ -400,7 +400,7 @@ impl Record {
                 let _ = writeln!(out, "{name} = {value}");
             }
         };
-        let text = |value: &Option<String>| value.as_ref().map(|v| inline(v));
+        let text = |value: &Option<String>| value.as_ref().map(inline);
         let unless_empty = |empty: bool, value: String| (!empty).then_some(value);
         line("provenance", Some(inline(&self.provenance)));
         line("source", text(&self.source));

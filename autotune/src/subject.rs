@@ -256,7 +256,7 @@ impl Subject {
             let compiled = codegen_ptx::compile(&module, &options).map_err(|source| TuneError::Lower {
                 kernel: self.kernel().to_owned(),
                 config: label(config),
-                source,
+                source: Box::new(source),
             })?;
             stages.extend(compiled.timing.stages());
             let tile_text = if keep_stages { module.to_text() } else { String::new() };

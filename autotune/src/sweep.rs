@@ -222,12 +222,10 @@ fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Conf
     let reject = |outcome, reason: String| Finding::Rejected { outcome, reason };
     let compiled = match subject.build(config, options.target, false) {
         Ok(build) => build.compiled,
-        Err(TuneError::Lower {
-            source: source @ LowerError::Pass(PassError::SharedMemory { .. }), ..
-        }) => {
-            return reject(Outcome::Pruned, source.to_string());
+        Err(TuneError::Lower { source, .. }) => {
+            let too_large = matches!(*source, LowerError::Pass(PassError::SharedMemory { .. }));
+            return reject(if too_large { Outcome::Pruned } else { Outcome::Failed }, source.to_string());
         }
-        Err(TuneError::Lower { source, .. }) => return reject(Outcome::Failed, source.to_string()),
         Err(error) => return reject(Outcome::Failed, error.to_string()),
     };
     let assembled = match options.ptxas.map(|ptxas| ptxas.assemble(&compiled.ptx, options.target)) {

@@ -20,11 +20,11 @@ pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     open_device(&args.device)?;
     let inputs = read_tensors(&args.input)?;
     let kernel = contract.kernel().name.to_owned();
-    if let Some(asked) = args.subjects.dtype(contract)? {
-        if let Some((name, tensor)) = inputs.iter().find(|(_, t)| t.dtype != asked) {
-            let message = format!("`{name}` has dtype {}; --dtype says {asked}", tensor.dtype);
-            return Err(TuneError::Tensors { path: args.input.clone(), message });
-        }
+    if let Some(asked) = args.subjects.dtype(contract)?
+        && let Some((name, tensor)) = inputs.iter().find(|(_, t)| t.dtype != asked)
+    {
+        let message = format!("`{name}` has dtype {}; --dtype says {asked}", tensor.dtype);
+        return Err(TuneError::Tensors { path: args.input.clone(), message });
     }
     let found = inputs.iter().map(|(name, t)| (name.clone(), (t.dtype, t.shape.clone()))).collect();
     let problem = contract
@@ -124,8 +124,7 @@ fn compare(subject: &Subject, tensors: &[DynTensor]) -> Result<Vec<(&'static str
     let mut errors = Vec::new();
     for ((spec, tensor), reference) in of_role(Role::Output).zip(&reference) {
         let error = relative_error(&tensor.to_f64(), reference);
-        // A NaN error is one too.
-        if !(error <= tolerance) {
+        if error > tolerance || error.is_nan() {
             return Err(TuneError::Disagrees { tensor: spec.name.to_owned(), error, tolerance });
         }
         errors.push((spec.name, error));
