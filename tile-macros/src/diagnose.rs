@@ -8,15 +8,19 @@ use tile_lang::check::{Mode, check};
 use tile_lang::parse::SpanTable;
 use tile_lang::{Bindings, Diagnostic};
 
-/// Everything wrong with a function: what the parser found, and, if that is nothing, what the checker finds with
-/// sizes and dtypes left open.
-pub fn diagnose(function: &Function, table: &SpanTable, mut parsed: Vec<Diagnostic>) -> TokenStream {
-    if parsed.is_empty()
+/// Everything wrong with a function: what the parser found, and what the checker finds with sizes and dtypes left
+/// open. The checker assumes nothing of what the parser could not read in the body; where it could not read the
+/// signature, mistakes of the body may be none, and wait.
+pub fn diagnose(function: &Function, table: &SpanTable, parsed: Vec<Diagnostic>) -> TokenStream {
+    let mut all = parsed;
+    let in_signature = |d: &Diagnostic| d.span.to(function.span) == function.span;
+    if !all.iter().any(in_signature)
         && let Err(found) = check(function, &|_, _| None, &Bindings::default(), Mode::Symbolic)
     {
-        parsed = found;
+        let new: Vec<_> = found.into_iter().filter(|d| !all.contains(d)).collect();
+        all.extend(new);
     }
-    parsed.iter().map(|diagnostic| compile_error(diagnostic, table)).collect()
+    all.iter().map(|diagnostic| compile_error(diagnostic, table)).collect()
 }
 
 /// Keeps the body of a function with mistakes from rustc, which would report them once more in terms of types that
