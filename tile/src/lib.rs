@@ -79,3 +79,8 @@ pub mod private {
         fn helpers() -> &'static [(&'static str, &'static HelperDef)];
     }
 }
+
+/// The README's example is a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;
