@@ -200,6 +200,19 @@ fn tensors_that_are_updated_are_read_in_order() {
 }
 
 #[test]
+fn only_innermost_loops_get_a_ring() {
+    let context = dialect::context(&[]);
+    let module = kernel(&context, "outer_operand", DType::BF16, &[("TILE", 64), ("DEPTH", 64)]);
+    let (module, remarks) = lower(&module, Settings { num_stages: 3, ..SETTINGS }).unwrap();
+    let slots: Vec<_> = nested_ops(module.function())
+        .into_iter()
+        .filter(|op| name_of(*op) == "tgpu.alloc")
+        .map(|op| Smem::of(type_of(results_of(op)[0])).unwrap().slots)
+        .collect();
+    assert_eq!(slots, [1, 3], "{remarks:#?}");
+}
+
+#[test]
 fn buffers_share_memory_when_their_lives_do_not_meet() {
     let context = dialect::context(&[]);
     let (module, _) = lower(&parse(&context, MATMUL), SETTINGS).unwrap();
@@ -276,6 +289,10 @@ fn every_kernel_gets_layouts() {
             for tile in [1, 16, 64] {
                 cases.push((name, dtype, vec![("TILE", tile)]));
             }
+        }
+        for (tile, depth) in [(16, 32), (64, 64), (64, 256)] {
+            cases.push(("outer_operand", dtype, vec![("TILE", tile), ("DEPTH", depth)]));
+            cases.push(("branching", dtype, vec![("TILE", tile)]));
         }
         for name in ["softmax", "column_means"] {
             for (rows, cols) in [(1, 1), (1, 1024), (64, 64), (128, 2)] {

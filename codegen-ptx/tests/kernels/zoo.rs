@@ -194,3 +194,43 @@ fn powers<T: Float, const TILE: usize>(x: TensorMut<T, 2>, rounds: i32) {
         left = left - 1;
     }
 }
+
+// An operand loaded in an outer loop and multiplied in an inner one.
+#[tile_kernel]
+fn outer_operand<T: Float, const TILE: usize, const DEPTH: usize>(
+    a: Tensor<T, 2>,
+    b: Tensor<T, 2>,
+    out: TensorMut<f32, 2>,
+) {
+    for m in program_id(0)..cdiv(a.dim(0), TILE) {
+        let lhs = a.load([m, 0], [TILE, DEPTH]);
+        let mut sum = zeros::<f32>([TILE, TILE]);
+        for n in 0..cdiv(b.dim(1), TILE) {
+            sum = mma(lhs, b.load([0, n], [DEPTH, TILE]), sum);
+        }
+        out.store([m, 0], sum);
+    }
+}
+
+// Products in a while loop, and in one branch of an if in it.
+#[tile_kernel]
+fn branching<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, out: TensorMut<f32, 2>, steps: i32) {
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    let mut step = 0;
+    while step < steps {
+        if step % 2 == 0 {
+            acc = mma(a.load([0, step as usize], [TILE, TILE]), b.load([step as usize, 0], [TILE, TILE]), acc);
+        } else {
+            acc = acc * 0.5;
+        }
+        step = step + 1;
+    }
+    for k in 0..cdiv(a.dim(1), TILE) {
+        let x = a.load([0, k], [TILE, TILE]);
+        if (k as i32) < steps {
+            acc = mma(x, b.load([k, 0], [TILE, TILE]), acc);
+        }
+        acc = acc + x.cast::<f32>();
+    }
+    out.store([0, 0], acc);
+}

@@ -6,9 +6,9 @@
 //! computes. Invariant: one barrier an iteration proves both that the slot to be read is complete and that
 //! nobody still reads the slot to be written, which is the one of the iteration before.
 //!
-//! The first S - 1 iterations' copies start before the loop; copies beyond the last iteration are not made, but
+//! Only loops that hold no other loop get a ring. The first S - 1 iterations' copies start before the loop; copies beyond the last iteration are not made, but
 //! their empty groups are committed, so that the count of pending groups is the same in every iteration. With
-//! one stage, the copies of an iteration start together at its top, and each is waited for where it was made.
+//! one slot, the copies of an iteration start together at its top, and each is waited for where it was made.
 //!
 //! What is copied before the loop and read into registers is waited for after the first copies of the loop have
 //! started, if shared memory has room for both.
@@ -61,7 +61,13 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         if ready.is_empty() {
             continue;
         }
-        if cx.num_stages > 1 {
+        let holds_loop =
+            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
+        if holds_loop && cx.num_stages > 1 {
+            // Its iterations are long: a ring would hide little and cost its slots all along.
+            cx.remark(PASS, place.clone(), "the loop holds another, so its copies get one slot");
+        }
+        if cx.num_stages > 1 && !holds_loop {
             let message = format!("{} copies run ahead in {} slots", ready.len(), cx.num_stages);
             cx.remark(PASS, place, message);
             pipeline(&module, op, ready, cx);
