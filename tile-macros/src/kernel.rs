@@ -5,14 +5,16 @@ use proc_macro2::{Literal, TokenStream};
 use quote::{format_ident, quote};
 use syn::{FnArg, Ident, ItemFn, Pat};
 use tile_lang::ast::{ConstKind, ConstParam, DTypeBound, DTypeExpr, Function, FunctionKind, Param, TypeExpr};
+use tile_lang::{Config, Diagnostic};
 
 /// Expands `#[tile_kernel(..)]`.
 pub fn expand(attr: TokenStream, mut item: ItemFn) -> TokenStream {
     let (function, table, parsed) = tile_lang::parse::parse_function(attr, &item, FunctionKind::Kernel);
-    let readable = function.params.len() == item.sig.inputs.len();
-    let errors = diagnose::diagnose(&function, &table, parsed);
-    if !readable {
-        // A parameter has no type that a launch could take; only the messages make sense.
+    let clashes: Vec<_> = function.const_params.iter().filter_map(meets_launch_option).collect();
+    let expands = clashes.is_empty() && function.params.len() == item.sig.inputs.len();
+    let errors = diagnose::diagnose(&function, &table, [parsed, clashes].concat());
+    if !expands {
+        // There is no launch or configuration that could be written down; only the messages make sense.
         return errors;
     }
     if !errors.is_empty() {
@@ -26,6 +28,18 @@ pub fn expand(attr: TokenStream, mut item: ItemFn) -> TokenStream {
         #module
         #bodies
     }
+}
+
+/// Says that a const parameter would be the field of a launch option.
+fn meets_launch_option(param: &ConstParam) -> Option<Diagnostic> {
+    let field = param.name.to_lowercase();
+    Config::LAUNCH_OPTIONS.contains(&field.as_str()).then(|| {
+        let message = format!(
+            "const parameter {} would be the field `{field}` of the configuration, which is a launch option",
+            param.name
+        );
+        Diagnostic::new(param.span, message).help("rename it, or tune the launch option itself")
+    })
 }
 
 struct Parts<'a> {
@@ -253,16 +267,17 @@ impl Parts<'_> {
                 shape: #ident.shape().to_vec(),
             })
         });
+        let device = own("device");
         quote! {
             /// The configuration that the tables hold for these inputs on this device, or the default.
             ///
             /// # Errors
             /// When the tables hold one that does not fit the kernel.
             pub fn tuned<#(#generics),*>(
-                device: &::tile::Device,
+                #device: &::tile::Device,
                 #(#params),*
             ) -> ::core::result::Result<Config, ::tile::private::LaunchError> {
-                let found = ::tile::private::tuned(&KERNEL, device, &[#(#descriptions),*])?;
+                let found = ::tile::private::tuned(&KERNEL, #device, &[#(#descriptions),*])?;
                 ::core::result::Result::Ok(::tile::private::TypedConfig::from_config(&found))
             }
         }
@@ -344,6 +359,7 @@ impl Parts<'_> {
 
     /// Unpacks the arguments and runs the grid.
     fn typed(&self) -> TokenStream {
+        let call = own("call");
         let idents = self.dtype_idents();
         let generics = idents.iter().zip(&self.function.dtype_params).map(|(ident, param)| {
             let bound = bound(param.bound);
@@ -356,33 +372,38 @@ impl Parts<'_> {
                 TypeExpr::Tensor { dtype, rank, mutable } => {
                     let (element, rank) = (eager::element_type(dtype), Literal::usize_unsuffixed(*rank));
                     let method = if *mutable { quote!(tensor_mut) } else { quote!(tensor) };
-                    quote!(let #ident = call.#method::<#element, #rank>(#index);)
+                    quote!(let #ident = #call.#method::<#element, #rank>(#index);)
                 }
                 TypeExpr::Tile(dtype) | TypeExpr::Scalar(dtype) => {
                     let ty = eager::element_type(dtype);
-                    quote!(let #ident = call.scalar::<#ty>(#index);)
+                    quote!(let #ident = #call.scalar::<#ty>(#index);)
                 }
             }
         });
         let consts = self.function.const_params.iter().map(|param| {
             let name = &param.name;
             match param.kind {
-                ConstKind::Size => quote!(call.size(#name)),
-                ConstKind::Bool => quote!(call.flag(#name)),
+                ConstKind::Size => quote!(#call.size(#name)),
+                ConstKind::Bool => quote!(#call.flag(#name)),
             }
         });
         let fresh: Vec<Ident> =
             (0..self.function.const_params.len()).map(|i| format_ident!("__const_{i}")).collect();
         quote! {
             fn __typed<#(#generics),*>(
-                call: &::tile::private::EagerCall<'_>,
+                #call: &::tile::private::EagerCall<'_>,
             ) -> ::core::result::Result<(), ::tile::private::LaunchError> {
                 #(#lets)*
                 #(let #fresh = #consts;)*
-                call.run(|| Self::__body::<#(#idents),*>(#(#names,)* #(#fresh),*))
+                #call.run(|| Self::__body::<#(#idents),*>(#(#names,)* #(#fresh),*))
             }
         }
     }
+}
+
+/// A local of the expansion's own, which no name of the author's can meet.
+fn own(name: &str) -> Ident {
+    Ident::new(name, proc_macro2::Span::mixed_site())
 }
 
 /// The trait behind a bound.

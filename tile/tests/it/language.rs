@@ -236,6 +236,22 @@ fn loops_release_what_they_do_not_carry_and_keep_the_rest() {
     }
 }
 
+/// Parameters with the names that an expansion might use itself.
+#[tile_kernel(tune(TILE in [4]))]
+fn named<T: Float, const TILE: usize>(call: Tensor<T, 1>, device: TensorMut<T, 1>, args: usize, config: f32) {
+    let i = program_id(0);
+    device.store([i], call.load([i], [TILE]) * (args as f32 * config));
+}
+
+#[test]
+fn parameters_may_have_any_name() {
+    let x = vector(6, 1);
+    let mut y = vector(6, 2);
+    let config = named::tuned(&Device::cpu(), &x).unwrap();
+    named(&x, &mut y, 3, 0.5).grid(2).config(config).launch(&Device::cpu()).unwrap();
+    assert!((0..6).all(|i| y.get([i]) == 1.5 * x.get([i])));
+}
+
 #[test]
 fn a_kernel_may_be_defined_inside_a_function() {
     #[tile_kernel(tune(TILE in [8]))]
