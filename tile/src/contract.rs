@@ -156,6 +156,7 @@ pub trait Contract: Send + Sync {
 
     /// Reads the problem off tensors by name. `given` holds the sizes and switches the user named; those that no
     /// tensor shows take their default.
+    #[allow(clippy::wrong_self_convention)]
     fn from_inputs(
         &self,
         inputs: &BTreeMap<String, Found>,
