@@ -220,8 +220,7 @@ fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mu
     let first = before.int_const(DType::I32, 0);
     let slot: Val = body.add_argument(type_of(first), op.location());
     let end = ops_of(body).last().expect("a loop's body has a terminator");
-    let top = Builder::before(context, ops_of(body).next().expect("a loop's body has operations"));
-    let mut top = top;
+    let mut top = Builder::before(context, ops_of(body).next().expect("a loop's body has operations"));
     top.set_location(op.location());
     top.wait(stages - 2);
     top.barrier();
