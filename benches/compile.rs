@@ -2,7 +2,7 @@
 
 use autotune::subject::{Subject, find_contract};
 use codegen_ptx::Target;
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use indexmap::IndexMap;
 use std::hint::black_box;
 use std::time::Duration;
@@ -41,5 +41,8 @@ fn breakdown(part: &str, run: impl Fn() -> Vec<(&'static str, Duration)>) {
     }
 }
 
-criterion_group!(benches, compile);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    compile(&mut criterion);
+    criterion.final_summary();
+}
