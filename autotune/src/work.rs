@@ -120,7 +120,8 @@ pub fn count_program(
         args,
         grid,
         id,
-        num_warps: f64::from(num_warps),
+        num_warps: num_warps.max(1) as usize,
+        whole_rows: any(&program.body, &wants_whole_rows),
         vars: vec![Scalar::Unknown; program.vars.len()],
         work: Work::default(),
     };
@@ -140,7 +141,8 @@ struct Counter<'a> {
     args: &'a [Argument],
     grid: [usize; 3],
     id: [usize; 3],
-    num_warps: f64,
+    num_warps: usize,
+    whole_rows: bool,
     vars: Vec<Scalar>,
     work: Work,
 }
@@ -336,18 +338,32 @@ impl Counter<'_> {
         }
     }
 
-    /// A product: operations, padded to the instruction's 16x8, and the operand bytes that its warps read. Warps
-    /// split M first, 16 rows at least each, so that every warp reads the whole rhs.
+    /// A product: operations, padded to the 16x8 that each warp multiplies at least, and the operand bytes that
+    /// the warps read.
     fn product(&mut self, lhs: &Expr, rhs: &Expr) {
-        let (m, k) = (lhs.ty.shape()[0].max(16) as f64, lhs.ty.shape()[1] as f64);
-        let n = rhs.ty.shape()[1].max(8) as f64;
+        let (m, k, n) = (lhs.ty.shape()[0], lhs.ty.shape()[1], rhs.ty.shape()[1]);
+        let [warps_m, warps_n] = self.split(m, n);
+        let (rows, cols) = ((m / warps_m).max(16), (n / warps_n).max(8));
         let dtype = rhs.ty.dtype();
-        *self.work.mma_flops.entry(dtype).or_default() += 2.0 * m * n * k;
-        let bytes = f64::from(dtype.bits()) / 8.0;
-        let warps_m = self.num_warps.min(m / 16.0).max(1.0);
-        let warps_n = (self.num_warps / warps_m).max(1.0);
-        let lhs_reads = if is_computed(lhs) { 0.0 } else { m * k * bytes * warps_n };
-        self.work.fragment_bytes += lhs_reads + n * k * bytes * warps_m;
+        let warps = (warps_m * warps_n) as f64;
+        *self.work.mma_flops.entry(dtype).or_default() += 2.0 * warps * (rows * cols * k) as f64;
+        let lhs_elems = if is_computed(lhs) { 0 } else { rows * k };
+        self.work.fragment_bytes += warps * (lhs_elems + cols * k) as f64 * f64::from(dtype.bits()) / 8.0;
+    }
+
+    /// Warps by rows and columns of a product, as code generation splits them: whole rows where rows are reduced
+    /// or multiplied again, otherwise so that least work is repeated and fewest elements are read.
+    fn split(&self, m: usize, n: usize) -> [usize; 2] {
+        if self.whole_rows {
+            let rows = (m / 16).clamp(1, self.num_warps);
+            return [rows, self.num_warps / rows];
+        }
+        let splits = (0..=self.num_warps.trailing_zeros()).map(|bits| [self.num_warps >> bits, 1 << bits]);
+        let cost = |[warps_m, warps_n]: &[usize; 2]| {
+            let (rows, cols) = ((m / warps_m).max(16), (n / warps_n).max(8));
+            (rows * cols, rows + cols)
+        };
+        splits.min_by_key(cost).unwrap_or([self.num_warps, 1])
     }
 
     fn elementwise(&mut self, expr: &Expr, special: bool) {
@@ -396,6 +412,47 @@ fn is_computed(expr: &Expr) -> bool {
         ExprKind::Reshape(a) | ExprKind::Transpose(a, _) | ExprKind::Broadcast(a) => is_computed(a),
         ExprKind::Load { .. } | ExprKind::Var(_) => false,
         _ => true,
+    }
+}
+
+/// True for what keeps the rows of products in one warp: reductions, and products of computed tiles.
+fn wants_whole_rows(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Reduce(..) => true,
+        ExprKind::Mma(lhs, ..) => is_computed(lhs),
+        _ => false,
+    }
+}
+
+/// Whether any expression of a block, or within one, satisfies a condition.
+fn any(stmts: &[Stmt], condition: &dyn Fn(&Expr) -> bool) -> bool {
+    fn within(expr: &Expr, condition: &dyn Fn(&Expr) -> bool) -> bool {
+        condition(expr) || operands(expr).into_iter().any(|e| within(e, condition))
+    }
+    stmts.iter().any(|stmt| match stmt {
+        Stmt::Let { value, .. }
+        | Stmt::Assign { value, .. }
+        | Stmt::Store { value, .. }
+        | Stmt::Scatter { value, .. } => within(value, condition),
+        Stmt::For { body, .. } | Stmt::While { body, .. } => any(body, condition),
+        Stmt::If { then, otherwise, .. } => any(then, condition) || any(otherwise, condition),
+    })
+}
+
+/// The tiles and scalars that an expression is computed from, indices of loads left out.
+fn operands(expr: &Expr) -> Vec<&Expr> {
+    match &expr.kind {
+        ExprKind::Binary(_, a, b) | ExprKind::MinMax(_, a, b) => vec![a, b],
+        ExprKind::Fma(a, b, c) | ExprKind::Select(a, b, c) | ExprKind::Mma(a, b, c) => vec![a, b, c],
+        ExprKind::Unary(_, a)
+        | ExprKind::Math(_, a)
+        | ExprKind::Cast(a)
+        | ExprKind::Full(a)
+        | ExprKind::Reshape(a)
+        | ExprKind::Broadcast(a)
+        | ExprKind::Transpose(a, _)
+        | ExprKind::Reduce(_, a, _) => vec![a],
+        _ => Vec::new(),
     }
 }
 
@@ -506,22 +563,92 @@ impl LoopScan<'_> {
                     self.product = self.product.max(registers_of(&expr.ty));
                 }
             }
-            ExprKind::Binary(_, a, b) | ExprKind::MinMax(_, a, b) => {
-                self.expr(a, false);
-                self.expr(b, false);
-            }
-            ExprKind::Fma(a, b, c) | ExprKind::Select(a, b, c) => {
-                [a, b, c].into_iter().for_each(|e| self.expr(e, false));
-            }
-            ExprKind::Unary(_, a)
-            | ExprKind::Math(_, a)
-            | ExprKind::Cast(a)
-            | ExprKind::Full(a)
-            | ExprKind::Reshape(a)
-            | ExprKind::Broadcast(a)
-            | ExprKind::Transpose(a, _)
-            | ExprKind::Reduce(_, a, _) => self.expr(a, false),
-            _ => {}
+            _ => operands(expr).into_iter().for_each(|e| self.expr(e, false)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::{Subject, find_contract};
+    use indexmap::IndexMap;
+    use tile_lang::Config;
+    // Linking the crate registers its kernels.
+    use tilegym_kernels as _;
+
+    fn subject(kernel: &str, sizes: &[(&str, i64)]) -> Subject {
+        let contract = find_contract(kernel).unwrap_or_else(|e| panic!("{e}"));
+        let sizes: IndexMap<String, i64> = sizes.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
+        Subject::new(contract, Some(DType::BF16), &sizes).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn config(values: &[(&str, i64)]) -> Config {
+        let mut config = Config::default();
+        values.iter().for_each(|(name, value)| config.set(name, *value));
+        config
+    }
+
+    fn attention(seq: i64, causal: i64) -> Subject {
+        let sizes =
+            [("batch", 1), ("heads", 2), ("kv_heads", 1), ("seq_q", seq), ("seq_k", seq), ("head_dim", 64)];
+        subject("fmha", &[&sizes[..], &[("causal", causal)]].concat())
+    }
+
+    fn grid_work(subject: &Subject, config: &Config) -> GridWork {
+        let program = subject.program(config).unwrap_or_else(|e| panic!("{e}"));
+        subject.work(&program, config)
+    }
+
+    /// Operations of attention between one block of 64 queries and one of 64 keys of 64 elements: two products.
+    const BLOCK_FLOPS: f64 = 2.0 * 2.0 * 64.0 * 64.0 * 64.0;
+
+    #[test]
+    fn causal_programs_differ_and_full_ones_do_not() {
+        let config = config(&[("TILE_M", 64), ("TILE_N", 64)]);
+        let full = grid_work(&attention(256, 0), &config);
+        assert_eq!((full.programs, full.imbalance), (8.0, 1.0));
+        assert_eq!(full.mean.mma_flops[&DType::BF16], 4.0 * BLOCK_FLOPS);
+        assert_eq!(full.mean.rounds, 4.0);
+        let causal = grid_work(&attention(256, 1), &config);
+        assert_eq!(causal.mean.mma_flops[&DType::BF16], 2.5 * BLOCK_FLOPS);
+        assert!((causal.imbalance - 4.0 / 2.5).abs() < 0.05, "{}", causal.imbalance);
+    }
+
+    #[test]
+    fn ragged_blocks_multiply_whole_tiles_but_load_what_there_is() {
+        let work = grid_work(&attention(65, 0), &config(&[("TILE_M", 64), ("TILE_N", 64)]));
+        assert_eq!(work.mean.mma_flops[&DType::BF16], 2.0 * BLOCK_FLOPS);
+        // Every program loads 65 keys and values; the two blocks of queries hold 64 and 1.
+        assert_eq!(work.mean.load_bytes, (2.0 * 65.0 + 32.5) * 64.0 * 2.0);
+        assert_eq!(work.mean.store_bytes, 32.5 * 64.0 * 2.0);
+    }
+
+    #[test]
+    fn warps_that_share_rows_read_the_keys_again() {
+        let subject = attention(256, 0);
+        let read = |tile_m, num_warps| {
+            let config = config(&[("TILE_M", tile_m), ("TILE_N", 64), ("num_warps", num_warps)]);
+            grid_work(&subject, &config).mean.fragment_bytes / tile_m as f64
+        };
+        assert!(read(128, 4) < read(64, 4), "32 rows a warp reuse more than 16");
+        assert!(read(128, 8) > read(128, 4));
+    }
+
+    #[test]
+    fn the_footprint_is_what_stages_and_accumulators_take() {
+        let config = config(&[("TILE_M", 64), ("TILE_N", 32), ("TILE_K", 32)]);
+        let subject = subject("matmul", &[]);
+        let program = subject.program(&config).unwrap_or_else(|e| panic!("{e}"));
+        let least = footprint(&program, 3);
+        assert_eq!(least.smem_bytes, 3 * (64 + 32) * 32 * 2);
+        assert_eq!((least.registers, least.accumulator_registers), (64 * 32, 64 * 32));
+        let attention = attention(256, 1);
+        let config = self::config(&[("TILE_M", 128), ("TILE_N", 32)]);
+        let program = attention.program(&config).unwrap_or_else(|e| panic!("{e}"));
+        let least = footprint(&program, 2);
+        assert_eq!(least.smem_bytes, 2 * 2 * 32 * 64 * 2);
+        assert_eq!(least.accumulator_registers, 128 * 64 + 128 * 32);
+        assert_eq!(least.registers, least.accumulator_registers + 2 * 128);
     }
 }

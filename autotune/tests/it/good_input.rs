@@ -139,6 +139,16 @@ fn every_stage_is_emitted() {
 }
 
 #[test]
+fn machine_code_is_emitted_where_there_is_an_assembler() {
+    let Some(ptxas) = repository_ptxas() else {
+        println!("SKIPPED machine_code_is_emitted_where_there_is_an_assembler: no ptxas in tools/");
+        return;
+    };
+    let ran = Place::new().run(&["emit", "fmha", "--target", "sm_121", "--stage", "sass", "--ptxas", &ptxas]);
+    assert!(ran.code == 0 && ran.out.contains("HMMA"), "{} {}", ran.code, ran.err);
+}
+
+#[test]
 fn a_kernel_runs_on_tensors_from_a_file() {
     let place = Place::new();
     let shapes: [(&str, &[usize]); 3] =
