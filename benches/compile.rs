@@ -25,20 +25,28 @@ fn compile(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Prints the mean time of each stage.
+/// Prints the median of the whole and the mean of each stage.
 fn breakdown(part: &str, run: impl Fn() -> Vec<(&'static str, Duration)>) {
-    let mut total: IndexMap<&str, Duration> = IndexMap::new();
+    let mut stages: IndexMap<&str, Duration> = IndexMap::new();
+    let mut wholes = Vec::new();
     for _ in 0..BREAKDOWN_RUNS {
-        for (stage, time) in run() {
-            *total.entry(stage).or_default() += time;
+        let times = run();
+        wholes.push(times.iter().map(|(_, time)| *time).sum::<Duration>());
+        for (stage, time) in times {
+            *stages.entry(stage).or_default() += time;
         }
     }
-    let sum: Duration = total.values().sum();
-    println!("{part}: {:.2} ms", (sum / BREAKDOWN_RUNS).as_secs_f64() * 1e3);
-    for (stage, time) in total {
+    wholes.sort();
+    let sum: Duration = wholes.iter().sum();
+    println!("{part}: median {:.2} ms of {BREAKDOWN_RUNS} compilations", ms(wholes[wholes.len() / 2]));
+    for (stage, time) in stages {
         let share = 100.0 * time.as_secs_f64() / sum.as_secs_f64();
-        println!("  {stage:<10} {:>7.3} ms {share:>4.0} %", (time / BREAKDOWN_RUNS).as_secs_f64() * 1e3);
+        println!("  {stage:<10} {:>7.3} ms {share:>4.0} %", ms(time / BREAKDOWN_RUNS));
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
 }
 
 fn main() {
