@@ -397,7 +397,7 @@ fn did_you_mean(nearest: &Option<String>) -> String {
     nearest.as_ref().map_or(String::new(), |n| format!("; did you mean `{n}`?"))
 }
 
-fn render(diagnostics: &[Diagnostic], files: &[String]) -> String {
+pub(crate) fn render(diagnostics: &[Diagnostic], files: &[String]) -> String {
     diagnostics.iter().map(|d| d.render(files)).collect::<Vec<_>>().join("\n")
 }
 

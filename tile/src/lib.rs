@@ -26,6 +26,8 @@ pub mod device;
 pub mod dynamic;
 pub mod eager;
 pub mod error;
+#[cfg(feature = "jit")]
+pub mod jit;
 pub mod launch;
 pub mod registry;
 pub mod tensor;

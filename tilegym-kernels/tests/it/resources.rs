@@ -2,14 +2,14 @@
 //! or shared memory than `tests/resources.toml` says. `TILE_BLESS=1` rewrites that file.
 
 use crate::support::problem;
-use codegen_ptx::{CompileOptions, Ptxas, Target, TensorFacts, compile, with_context};
+use codegen_ptx::{Ptxas, Target};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
-use tile::contract::{Contract, Role, contracts};
+use tile::contract::{Contract, contracts};
+use tile::jit::{self, TensorFacts};
 use tile_lang::DType;
-use tile_lang::config::TensorFacts as Facts;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,20 +45,11 @@ fn measure(
 ) -> Resources {
     let problem = problem(contract, dtype, sizes);
     let config = contract.default_config(&problem);
-    let program =
-        contract.kernel().instantiate(&contract.bindings(&problem, &config)).expect("a valid kernel");
-    let specs = contract.tensors(&problem);
-    assert!(specs.iter().any(|s| s.role == Role::Output), "a kernel writes something");
-    let aligned = |s: &tile::contract::TensorSpec| {
-        TensorFacts::known(&Facts::ALIGNED, s.shape.len(), s.dtype.bits() as usize / 8)
-    };
-    let options = CompileOptions::new(target, &config, specs.iter().map(aligned).collect());
-    let compiled = with_context(|context| {
-        let facts = vec![Facts::ALIGNED; specs.len()];
-        let mut module = tile_ir::lower_program(&program, &facts, context).expect("the kernel lowers");
-        tile_ir::run_passes(&mut module, tile_ir::STANDARD_PASSES).expect("the passes keep the module valid");
-        compile(&module, &options).unwrap_or_else(|e| panic!("{problem:?} for {target}: {e}"))
-    });
+    let facts = vec![TensorFacts::ALIGNED; contract.tensors(&problem).len()];
+    let bindings = contract.bindings(&problem, &config);
+    let compiled = jit::compile(contract.kernel(), &bindings, &config, target, &facts, false)
+        .unwrap_or_else(|e| panic!("{problem:?}: {e}"))
+        .compiled;
     let report = assembler.assemble(&compiled.ptx, target).unwrap_or_else(|e| panic!("{problem:?}: {e}"));
     let spills = report.spill_store_bytes + report.spill_load_bytes;
     assert_eq!(spills, 0, "{problem:?} {config:?} spills for {target}");

@@ -4,9 +4,9 @@ use indexmap::IndexMap;
 use tile::Config;
 use tile::contract::{Contract, Problem, Role, ScalarValue, random_inputs, relative_error};
 use tile::dynamic::{CpuOptions, DynArg, DynTensor};
+use tile::jit::{self, TensorFacts};
 use tile_ir::interpret::{self, Arg, HostTensor, Scalar};
 use tile_lang::DType;
-use tile_lang::config::TensorFacts;
 
 /// A problem of a contract from its sizes.
 pub fn problem(contract: &dyn Contract, dtype: DType, sizes: &[(&str, i64)]) -> Problem {
@@ -68,18 +68,14 @@ pub fn run_interpreted(
     config: &Config,
     inputs: &[DynTensor],
 ) -> Vec<Vec<f64>> {
-    let program = contract
-        .kernel()
-        .instantiate(&contract.bindings(problem, config))
-        .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e:#?}"));
     let mut all: Vec<HostTensor> = tensors(contract, problem, inputs)
         .into_iter()
         .map(|t| HostTensor { dtype: t.dtype, shape: t.shape, strides: t.strides, data: t.data })
         .collect();
     let facts = vec![TensorFacts::ALIGNED; all.len()];
     tile_ir::with_context(|context| {
-        let mut module = tile_ir::lower_program(&program, &facts, context).expect("the kernel lowers");
-        tile_ir::run_passes(&mut module, tile_ir::STANDARD_PASSES).expect("the passes keep the module valid");
+        let module = jit::lower(contract.kernel(), &contract.bindings(problem, config), &facts, context)
+            .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
         let mut args: Vec<Arg> = all.iter_mut().map(Arg::Tensor).collect();
         args.extend(contract.scalars(problem).into_iter().map(|s| Arg::Scalar(scalar(s))));
         interpret::run(&module, &mut args, contract.grid(problem, config)).expect("the module runs");
