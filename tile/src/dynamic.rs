@@ -1,5 +1,8 @@
 //! Kernels and tensors whose types are known only at run time: what the command line and tests work with.
 
+#[cfg(feature = "cuda")]
+use crate::cuda::DeviceMemory;
+use crate::device::Device;
 use crate::eager::{Element, F4E2M1FN, F8E4M3FN};
 use crate::error::{LaunchError, TensorError};
 use crate::launch::{self, Argument, Options};
@@ -21,6 +24,28 @@ pub enum ScalarValue {
     Index(usize),
     /// `bool`.
     Bool(bool),
+}
+
+#[cfg(feature = "cuda")]
+impl ScalarValue {
+    /// The bits that a compiled kernel reads; floating-point values in `float`, the dtype of the parameter, sizes
+    /// and truth values in 32 bits. `None` when a size does not fit.
+    pub(crate) fn bits(self, float: DType) -> Option<u64> {
+        Some(match self {
+            ScalarValue::F32(v) => match float {
+                DType::F16 => f16::from_f32(v).to_bits().into(),
+                DType::BF16 => bf16::from_f32(v).to_bits().into(),
+                DType::F8E4M3FN | DType::F4E2M1FN => {
+                    DynTensor::from_f64(float, &[1], &[v.into()]).data[0].into()
+                }
+                _ => v.to_bits().into(),
+            },
+            ScalarValue::I32(v) => u64::from(v as u32),
+            ScalarValue::I64(v) => v as u64,
+            ScalarValue::Index(v) => u64::from(u32::try_from(i32::try_from(v).ok()?).ok()?),
+            ScalarValue::Bool(v) => v.into(),
+        })
+    }
 }
 
 /// A tensor whose dtype and rank are values.
@@ -195,6 +220,52 @@ impl KernelDef {
             config.consts.entry(name.clone()).or_insert(value);
         }
         let options = Options { check_races: options.check_races, unproved: false };
-        launch::run_on_cpu(self, arguments, &config, &dtypes.dtypes, grid, options)
+        launch::run(self, &Device::cpu(), arguments, &config, &dtypes.dtypes, grid, options)
+    }
+
+    /// Runs the kernel on a device: on a GPU over copies of the tensors there, which are copied back.
+    ///
+    /// # Errors
+    /// As [`run_cpu`](Self::run_cpu); also when the device fails, or the kernel does not compile for it.
+    #[cfg(feature = "cuda")]
+    pub fn run_on(
+        &'static self,
+        device: &Device,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+    ) -> Result<(), LaunchError> {
+        let crate::device::Inner::Cuda(_, gpu) = device.0 else {
+            return self.run_cpu(args, config, dtypes, grid, CpuOptions::default());
+        };
+        let copies: Result<Vec<_>, _> = args
+            .iter()
+            .map(|arg| match arg {
+                DynArg::Tensor(tensor) => DeviceMemory::upload(gpu, &tensor.data).map(Some),
+                DynArg::Scalar(_) => Ok(None),
+            })
+            .collect();
+        let copies = copies?;
+        let arguments = args.iter_mut().zip(&copies).map(|(arg, copy)| {
+            let argument = Argument::dynamic(arg);
+            match copy {
+                Some(memory) => argument.on_device(memory),
+                None => argument,
+            }
+        });
+        let arguments = arguments.collect();
+        let mut config = config.clone();
+        for (name, &value) in &dtypes.consts {
+            config.consts.entry(name.clone()).or_insert(value);
+        }
+        let options = Options { check_races: false, unproved: false };
+        launch::run(self, device, arguments, &config, &dtypes.dtypes, grid, options)?;
+        for (arg, copy) in args.iter_mut().zip(&copies) {
+            if let (DynArg::Tensor(tensor), Some(memory)) = (arg, copy) {
+                memory.download(0, &mut tensor.data)?;
+            }
+        }
+        Ok(())
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong at a launch.
 
+use crate::device::DeviceKind;
 use std::borrow::Cow;
 use std::fmt;
 use tile_lang::{DType, Diagnostic};
@@ -182,17 +183,144 @@ pub enum KernelError {
     },
 }
 
-/// Why a launch was refused or stopped.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+/// Why a device cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum LaunchError {
-    /// A CUDA device was asked for; this version runs kernels on the CPU only.
+pub enum DeviceError {
+    /// A CUDA device was asked for; this build has no support for them.
     #[error(
-        "the CUDA device (cuda:{index}) is not part of this version of `tile`; use Device::cpu(), or compile to PTX with `tile-tune emit`"
+        "cuda:{index}: this build of `tile` cannot launch on GPUs; build it with its feature `cuda`, or use Device::cpu()"
     )]
     CudaNotBuilt {
         /// The device asked for.
         index: usize,
+    },
+    /// There is no driver.
+    #[error(
+        "cuda:{index}: the CUDA driver's library (libcuda) is not found; install NVIDIA's driver (no toolkit is needed), or use Device::cpu()"
+    )]
+    NoDriver {
+        /// The device asked for.
+        index: usize,
+    },
+    /// The driver knows fewer devices.
+    #[error("cuda:{index}: the driver shows {count} devices; see `nvidia-smi` and CUDA_VISIBLE_DEVICES")]
+    NoSuchDevice {
+        /// The device asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// No code can be generated for the device.
+    #[error(
+        "cuda:{index} ({name}) has SM {}.{}, for which there is no code generation; there is for {known}",
+        capability.0,
+        capability.1
+    )]
+    Unsupported {
+        /// The device asked for.
+        index: usize,
+        /// Its name.
+        name: String,
+        /// Its compute capability.
+        capability: (u32, u32),
+        /// The targets there are.
+        known: String,
+    },
+    /// The driver is older than the code.
+    #[error(
+        "cuda:{index}: the driver is too old for PTX {}.{}; install one of CUDA 13.0 or later",
+        ptx_version.0,
+        ptx_version.1
+    )]
+    DriverTooOld {
+        /// The device.
+        index: usize,
+        /// The PTX version of the kernel.
+        ptx_version: (u32, u32),
+    },
+    /// The device has too little free memory.
+    #[error("cuda:{index}: out of device memory: {bytes} bytes were asked for")]
+    OutOfMemory {
+        /// The device.
+        index: usize,
+        /// Bytes asked for.
+        bytes: usize,
+    },
+    /// A call of the driver failed. After an error of a running kernel every later call on the device fails too.
+    #[error("cuda:{index}: {doing}: {message} ({code})")]
+    Driver {
+        /// The device.
+        index: usize,
+        /// What was being done; an error of a kernel launched earlier may show here.
+        doing: &'static str,
+        /// The driver's name of the error.
+        code: String,
+        /// The driver's words.
+        message: String,
+    },
+}
+
+/// Why a launch was refused or stopped.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// The device is not there, or failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// A tensor that lies elsewhere than the kernel is to run.
+    #[error(
+        "kernel `{kernel}` is launched on {expected}, but `{name}` is on {found}; move it there with `to_device`"
+    )]
+    WrongDevice {
+        /// The kernel.
+        kernel: &'static str,
+        /// The parameter.
+        name: String,
+        /// Where the tensor is.
+        found: DeviceKind,
+        /// Where the kernel is to run.
+        expected: DeviceKind,
+    },
+    /// A check for races on a device that cannot make it.
+    #[error("kernel `{kernel}`: check_races works on the CPU only")]
+    RacesOnGpu {
+        /// The kernel.
+        kernel: &'static str,
+    },
+    /// A `usize` beyond what a compiled kernel counts in 32 bits.
+    #[error("kernel `{kernel}`: `{name}` is {value}; the largest on a GPU is 2147483647")]
+    ScalarTooLarge {
+        /// The kernel.
+        kernel: &'static str,
+        /// The parameter.
+        name: String,
+        /// Its value.
+        value: usize,
+    },
+    /// The kernel does not compile for the device.
+    #[cfg(feature = "jit")]
+    #[error(transparent)]
+    Jit(Box<crate::jit::JitError>),
+    /// The configuration needs more shared memory than the device has.
+    #[error(
+        "kernel `{kernel}` needs {needed} bytes of shared memory a CTA; the device has {available}; choose smaller tiles or fewer stages"
+    )]
+    SharedMemory {
+        /// The kernel.
+        kernel: &'static str,
+        /// Bytes it needs.
+        needed: usize,
+        /// Bytes there are.
+        available: usize,
+    },
+    /// The driver does not take the generated code: a defect of this compiler.
+    #[error("compiler bug: kernel `{kernel}`: the driver refuses its PTX: {log}")]
+    RefusedPtx {
+        /// The kernel.
+        kernel: &'static str,
+        /// What the driver says.
+        log: String,
     },
     /// No grid was given.
     #[error("kernel `{kernel}`: no grid; call `.grid([..])` before `.launch(..)`")]

@@ -1,6 +1,8 @@
 //! From a kernel's arguments to its programs: everything that can be wrong with a launch is found here.
 
-use crate::device::{Device, DeviceKind};
+#[cfg(feature = "cuda")]
+use crate::cuda;
+use crate::device::{Device, DeviceKind, Inner};
 use crate::dynamic::{DynArg, ScalarValue};
 use crate::eager::{self, Element, Scalar, Shadow, Tensor, TensorMut, View};
 use crate::error::LaunchError;
@@ -37,6 +39,8 @@ struct RawTensor<'a> {
     shape: Vec<usize>,
     strides: Vec<usize>,
     writable: bool,
+    /// Whose memory `base` is an address of.
+    location: DeviceKind,
     borrow: PhantomData<&'a mut u8>,
 }
 
@@ -49,13 +53,15 @@ impl<'a> Argument<'a> {
     /// A tensor to read.
     pub fn read<T: Element, const R: usize>(tensor: &'a TensorBuf<T, R>) -> Self {
         let (base, len) = tensor.raw();
-        Self::tensor(base.cast_mut(), len, T::DTYPE, &tensor.shape(), &tensor.strides(), false)
+        let (shape, strides) = (&tensor.shape(), &tensor.strides());
+        Self::tensor(base.cast_mut(), len, T::DTYPE, shape, strides, false).at(tensor.location())
     }
 
     /// A tensor to read and write.
     pub fn write<T: Element, const R: usize>(tensor: &'a mut TensorBuf<T, R>) -> Self {
         let (base, len) = tensor.raw_mut();
-        Self::tensor(base, len, T::DTYPE, &tensor.shape(), &tensor.strides(), true)
+        let (shape, strides) = (&tensor.shape(), &tensor.strides());
+        Self::tensor(base, len, T::DTYPE, shape, strides, true).at(tensor.location())
     }
 
     /// A scalar.
@@ -99,8 +105,26 @@ impl<'a> Argument<'a> {
             shape: shape.to_vec(),
             strides: strides.to_vec(),
             writable,
+            location: DeviceKind::Cpu,
             borrow: PhantomData,
         }))
+    }
+
+    /// The tensor's copy in a device's memory takes its place.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(mut self, memory: &cuda::DeviceMemory) -> Self {
+        if let Kind::Tensor(tensor) = &mut self.0 {
+            tensor.base = std::ptr::without_provenance_mut(memory.address() as usize);
+        }
+        self.at(DeviceKind::Cuda(memory.device()))
+    }
+
+    /// The tensor lies in a device's memory.
+    fn at(mut self, location: DeviceKind) -> Self {
+        if let Kind::Tensor(tensor) = &mut self.0 {
+            tensor.location = location;
+        }
+        self
     }
 }
 
@@ -177,10 +201,10 @@ impl EagerCall<'_> {
     /// The view of a tensor argument.
     fn view<T: Element, const R: usize>(&self, index: usize) -> View<T, R> {
         let Kind::Tensor(tensor) = &self.args[index].0 else {
-            unreachable!("run_on_cpu checked the kinds of the arguments");
+            unreachable!("the launch checked the kinds of the arguments");
         };
-        assert_eq!(tensor.dtype, T::DTYPE, "run_on_cpu checked the dtypes of the arguments");
-        let extents = |values: &[usize]| values.try_into().expect("run_on_cpu checked the ranks");
+        assert_eq!(tensor.dtype, T::DTYPE, "the launch checked the dtypes of the arguments");
+        let extents = |values: &[usize]| values.try_into().expect("the launch checked the ranks");
         View {
             base: tensor.base,
             shape: extents(&tensor.shape),
@@ -206,7 +230,7 @@ impl EagerCall<'_> {
             Kind::Scalar(value, _) => T::from_value(*value),
             Kind::Tensor(_) => None,
         };
-        value.expect("run_on_cpu checked the types of the scalars")
+        value.expect("the launch checked the types of the scalars")
     }
 
     /// Runs the body once for each program.
@@ -221,9 +245,10 @@ fn allowed_dtypes(kernel: &KernelDef, name: &str) -> String {
     dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Checks everything and runs the kernel's programs on this machine's cores.
-pub(crate) fn run_on_cpu(
+/// Checks everything and runs the kernel.
+pub(crate) fn run(
     kernel: &'static KernelDef,
+    device: &Device,
     args: Vec<Argument<'_>>,
     config: &Config,
     dtypes: &IndexMap<String, DType>,
@@ -233,6 +258,45 @@ pub(crate) fn run_on_cpu(
     check_grid(kernel, grid)?;
     check_config(kernel, config)?;
     check_arguments(kernel, &args, dtypes)?;
+    check_locations(kernel, &args, device.kind())?;
+    let bindings = check_instance(kernel, config, dtypes, grid, options)?;
+    match device.0 {
+        Inner::Cpu => run_on_cpu(kernel, &args, &bindings, grid, options),
+        #[cfg(feature = "cuda")]
+        Inner::Cuda(_, gpu) if !options.check_races => {
+            let args = device_arguments(kernel, &args, &bindings)?;
+            gpu.launch(kernel, &bindings, config, grid, &args)
+        }
+        #[cfg(feature = "cuda")]
+        Inner::Cuda(..) => Err(LaunchError::RacesOnGpu { kernel: kernel.name }),
+    }
+}
+
+/// Checks that the tensors are where the kernel is to run.
+fn check_locations(
+    kernel: &'static KernelDef,
+    args: &[Argument<'_>],
+    expected: DeviceKind,
+) -> Result<(), LaunchError> {
+    for (arg, param) in args.iter().zip(&kernel.ast().params) {
+        if let Kind::Tensor(tensor) = &arg.0
+            && tensor.location != expected
+        {
+            let (name, found) = (param.name.clone(), tensor.location);
+            return Err(LaunchError::WrongDevice { kernel: kernel.name, name, found, expected });
+        }
+    }
+    Ok(())
+}
+
+/// Checks the kernel with its parameters bound, and that its stores are disjoint unless the options waive it.
+fn check_instance(
+    kernel: &'static KernelDef,
+    config: &Config,
+    dtypes: &IndexMap<String, DType>,
+    grid: [usize; 3],
+    options: Options,
+) -> Result<Bindings, LaunchError> {
     let known = |name: &String| kernel.ast().dtype_params.iter().any(|p| p.name == *name);
     let bindings = Bindings {
         consts: config.consts.clone(),
@@ -249,6 +313,47 @@ pub(crate) fn run_on_cpu(
     if !diagnostics.is_empty() && !options.check_races && !options.unproved {
         return Err(LaunchError::StoresNotProved { kernel: kernel.name, diagnostics, files: files() });
     }
+    Ok(bindings)
+}
+
+/// The arguments as a compiled kernel takes them.
+#[cfg(feature = "cuda")]
+fn device_arguments<'a>(
+    kernel: &'static KernelDef,
+    args: &'a [Argument<'_>],
+    bindings: &Bindings,
+) -> Result<Vec<cuda::Arg<'a>>, LaunchError> {
+    let argument = |(arg, param): (&'a Argument<'_>, &Param)| match &arg.0 {
+        Kind::Tensor(RawTensor { base, dtype, shape, strides, .. }) => {
+            Ok(cuda::Arg::Tensor { dtype: *dtype, address: base.addr() as u64, shape, strides })
+        }
+        Kind::Scalar(value, _) => {
+            let dtype = match &param.ty {
+                TypeExpr::Scalar(DTypeExpr::Param(name)) => bindings.dtypes.get(name).copied(),
+                _ => None,
+            };
+            let bits = value.bits(dtype.unwrap_or(DType::F32)).ok_or_else(|| match value {
+                ScalarValue::Index(value) => LaunchError::ScalarTooLarge {
+                    kernel: kernel.name,
+                    name: param.name.clone(),
+                    value: *value,
+                },
+                _ => unreachable!("only sizes can be too large"),
+            });
+            bits.map(cuda::Arg::Scalar)
+        }
+    };
+    args.iter().zip(&kernel.ast().params).map(argument).collect()
+}
+
+/// Runs the kernel's programs on this machine's cores.
+fn run_on_cpu(
+    kernel: &'static KernelDef,
+    args: &[Argument<'_>],
+    bindings: &Bindings,
+    grid: [usize; 3],
+    options: Options,
+) -> Result<(), LaunchError> {
     let shadows: Vec<Option<Shadow>> = args
         .iter()
         .zip(&kernel.ast().params)
@@ -260,7 +365,8 @@ pub(crate) fn run_on_cpu(
             _ => None,
         })
         .collect();
-    let call = EagerCall { kernel, args: &args, shadows: &shadows, consts: &config.consts, dtypes, grid };
+    let Bindings { consts, dtypes } = bindings;
+    let call = EagerCall { kernel, args, shadows: &shadows, consts, dtypes, grid };
     (kernel.eager)(&call)
 }
 
@@ -489,14 +595,15 @@ impl<'a, C: TypedConfig> Launch<'a, C> {
         self
     }
 
-    /// Runs the kernel and waits for it.
+    /// Runs the kernel. The CPU has run it when this returns; a GPU runs it after what was launched there before,
+    /// and [`Device::synchronize`] or copying a tensor back waits for it. Tensors lie where the kernel runs.
     ///
     /// # Errors
     /// When the grid, the configuration or an argument does not fit the kernel; when stores of two programs are
     /// not proved disjoint; when a program stops, with the kernel's line. The contents of the mutable tensors are
     /// unspecified after an error of a running program, and untouched after any other.
     pub fn launch(self, device: &Device) -> Result<(), LaunchError> {
-        self.run(device, false)
+        self.run_with(device, false)
     }
 
     /// Runs the kernel without a proof that programs store to disjoint elements.
@@ -507,17 +614,13 @@ impl<'a, C: TypedConfig> Launch<'a, C> {
     /// # Errors
     /// As [`launch`](Self::launch), but for the proof.
     pub unsafe fn launch_unchecked(self, device: &Device) -> Result<(), LaunchError> {
-        self.run(device, true)
+        self.run_with(device, true)
     }
 
-    fn run(self, device: &Device, unproved: bool) -> Result<(), LaunchError> {
+    fn run_with(self, device: &Device, unproved: bool) -> Result<(), LaunchError> {
         let kernel = C::kernel();
         let grid = self.grid.ok_or(LaunchError::NoGrid { kernel: kernel.name })?;
         let options = Options { check_races: self.check_races, unproved };
-        match device.kind() {
-            DeviceKind::Cpu => {
-                run_on_cpu(kernel, self.args, &self.config.to_config(), &self.dtypes, grid, options)
-            }
-        }
+        run(kernel, device, self.args, &self.config.to_config(), &self.dtypes, grid, options)
     }
 }

@@ -20,8 +20,11 @@
 //!
 //! # Features
 //! `jit` (default): compile kernels to PTX in process; needs LLVM. Without it nothing here depends on LLVM.
+//! `cuda` (default): launch on GPUs. The driver is loaded at run time; nothing of CUDA is needed to build.
 
 pub mod contract;
+#[cfg(feature = "cuda")]
+mod cuda;
 pub mod device;
 pub mod dynamic;
 pub mod eager;
@@ -34,7 +37,7 @@ pub mod tensor;
 pub mod tuning;
 
 pub use device::Device;
-pub use error::{KernelError, LaunchError, TensorError};
+pub use error::{DeviceError, KernelError, LaunchError, TensorError};
 pub use tensor::TensorBuf;
 pub use tile_lang::{Bindings, Config, DType};
 pub use tile_macros::{tile_fn, tile_kernel};

@@ -1,11 +1,16 @@
-//! `TensorBuf`: tensors in host memory.
+//! `TensorBuf`: tensors in host or device memory.
 
+#[cfg(feature = "cuda")]
+use crate::cuda::DeviceMemory;
+use crate::device::{Device, DeviceKind, Inner};
 use crate::eager::Element;
-use crate::error::TensorError;
+use crate::error::{LaunchError, TensorError};
+use std::borrow::Cow;
 use tile_lang::DType;
 
-/// An owned tensor in host memory: `R` dimensions of `T`, outermost first. Dense and row-major unless
-/// [`permute`](TensorBuf::permute) reordered its dimensions.
+/// An owned tensor: `R` dimensions of `T`, outermost first. Dense and row-major unless
+/// [`permute`](TensorBuf::permute) reordered its dimensions. In host memory unless
+/// [`to_device`](TensorBuf::to_device) made it.
 ///
 /// ```
 /// use tile::prelude::*;
@@ -17,10 +22,55 @@ use tile_lang::DType;
 /// ```
 #[derive(Clone)]
 pub struct TensorBuf<T: Element, const R: usize> {
-    data: Vec<T::Packed>,
+    data: Storage<T::Packed>,
     len: usize,
     shape: [usize; R],
     strides: [usize; R],
+}
+
+/// Where the elements are.
+enum Storage<P> {
+    Host(Vec<P>),
+    #[cfg(feature = "cuda")]
+    Device(DeviceMemory),
+}
+
+impl<P: Copy + Default> Storage<P> {
+    /// A copy in host memory.
+    fn to_host(&self) -> Result<Vec<P>, LaunchError> {
+        match self {
+            Storage::Host(data) => Ok(data.clone()),
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => {
+                let mut data = vec![P::default(); memory.bytes() / size_of::<P>()];
+                memory.download(0, &mut data)?;
+                Ok(data)
+            }
+        }
+    }
+
+    /// A copy on a device.
+    fn to_device(&self, device: &Device) -> Result<Self, LaunchError> {
+        let host = self.to_host()?;
+        match device.0 {
+            Inner::Cpu => Ok(Storage::Host(host)),
+            #[cfg(feature = "cuda")]
+            Inner::Cuda(_, gpu) => DeviceMemory::upload(gpu, &host).map(Storage::Device),
+        }
+    }
+}
+
+impl<P: Copy + Default> Clone for Storage<P> {
+    fn clone(&self) -> Self {
+        match self {
+            Storage::Host(data) => Storage::Host(data.clone()),
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => {
+                let copy = self.to_host().and_then(|data| DeviceMemory::upload(memory.gpu(), &data));
+                Storage::Device(copy.unwrap_or_else(|error| panic!("{error}")))
+            }
+        }
+    }
 }
 
 /// Row-major strides, in elements.
@@ -50,7 +100,7 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
             return Err(TensorError::Length { shape: shape.to_vec(), expected, found: values.len() });
         }
         let strides = dense_strides(&shape).try_into().expect("one stride a dimension");
-        Ok(TensorBuf { len: expected, data: T::pack(values), shape, strides })
+        Ok(TensorBuf { len: expected, data: Storage::Host(T::pack(values)), shape, strides })
     }
 
     /// A tensor of zeros.
@@ -114,38 +164,97 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         self.strides[..] == dense_strides(&self.shape)
     }
 
-    /// The elements in row-major order; `None` when they lie in another order, or two share a byte (4-bit types).
+    /// The elements in row-major order; `None` when they lie in another order or on a GPU, or two share a byte
+    /// (4-bit types).
     pub fn as_slice(&self) -> Option<&[T]> {
-        T::elements(&self.data).filter(|_| self.is_contiguous())
+        match &self.data {
+            Storage::Host(data) => T::elements(data).filter(|_| self.is_contiguous()),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => None,
+        }
     }
 
     /// The elements in row-major order, to change; `None` as for [`as_slice`](Self::as_slice).
     pub fn as_mut_slice(&mut self) -> Option<&mut [T]> {
         let contiguous = self.is_contiguous();
-        T::elements_mut(&mut self.data).filter(|_| contiguous)
+        match &mut self.data {
+            Storage::Host(data) => T::elements_mut(data).filter(|_| contiguous),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => None,
+        }
     }
 
-    /// The elements in row-major order.
+    /// A copy on a device; on [`Device::cpu`], one in host memory. Waits for the kernels that write the tensor.
+    ///
+    /// # Errors
+    /// [`LaunchError::Device`] when the device has too little memory, or failed.
+    pub fn to_device(&self, device: &Device) -> Result<Self, LaunchError> {
+        let data = self.data.to_device(device)?;
+        Ok(TensorBuf { data, len: self.len, shape: self.shape, strides: self.strides })
+    }
+
+    /// A copy in host memory. Waits for the kernels that write the tensor.
+    ///
+    /// # Errors
+    /// [`LaunchError::Device`] when the device failed.
+    pub fn to_host(&self) -> Result<Self, LaunchError> {
+        self.to_device(&Device::cpu())
+    }
+
+    /// Where the elements are.
+    pub fn location(&self) -> DeviceKind {
+        match &self.data {
+            Storage::Host(_) => DeviceKind::Cpu,
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => DeviceKind::Cuda(memory.device()),
+        }
+    }
+
+    /// The elements in row-major order; copied from the device where they are on one.
+    ///
+    /// # Panics
+    /// When the device failed.
     pub fn to_vec(&self) -> Vec<T> {
+        let data: Cow<'_, [T::Packed]> = match &self.data {
+            Storage::Host(data) => data.into(),
+            #[cfg(feature = "cuda")]
+            Storage::Device(_) => self.data.to_host().unwrap_or_else(|error| panic!("{error}")).into(),
+        };
         let mut coords = [0; R];
         let mut values = Vec::with_capacity(self.len);
         for _ in 0..self.len {
-            values.push(self.get(coords));
+            // SAFETY: shape and strides cover `len` elements exactly, and the coordinates are inside.
+            values.push(unsafe { T::read(data.as_ptr().cast(), self.place(coords)) });
             advance(&mut coords, &self.shape);
         }
         values
     }
 
+    /// The index of an element in memory.
+    fn place(&self, coords: [usize; R]) -> usize {
+        coords.iter().zip(&self.strides).map(|(c, s)| c * s).sum()
+    }
+
     /// The element at `coords`.
     ///
     /// # Panics
-    /// When `coords` lies outside the shape.
+    /// When `coords` lies outside the shape, or the tensor is on a device that failed.
     pub fn get(&self, coords: [usize; R]) -> T {
         let inside = coords.iter().zip(&self.shape).all(|(c, s)| c < s);
         assert!(inside, "coordinates {coords:?} of a tensor of shape {:?}", self.shape);
-        let place = coords.iter().zip(&self.strides).map(|(c, s)| c * s).sum();
-        // SAFETY: shape and strides cover `len` elements exactly, and the coordinates are inside.
-        unsafe { T::read(self.data.as_ptr().cast(), place) }
+        let place = self.place(coords);
+        match &self.data {
+            // SAFETY: shape and strides cover `len` elements exactly, and the coordinates are inside.
+            Storage::Host(data) => unsafe { T::read(data.as_ptr().cast(), place) },
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => {
+                let packed = size_of::<T::Packed>() * 8 / T::DTYPE.bits() as usize;
+                let mut unit = [T::Packed::default()];
+                memory.download(place / packed, &mut unit).unwrap_or_else(|error| panic!("{error}"));
+                // SAFETY: the element is in the unit that was copied.
+                unsafe { T::read(unit.as_ptr().cast(), place % packed) }
+            }
+        }
     }
 
     /// The tensor with dimension `i` taken from dimension `perm[i]`; the elements stay where they are.
@@ -160,14 +269,24 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         Ok(TensorBuf { shape, strides, ..self })
     }
 
-    /// Start of the elements, and how many there are.
+    /// Start of the elements, on the device where they are, and how many there are.
     pub(crate) fn raw(&self) -> (*const u8, usize) {
-        (self.data.as_ptr().cast(), self.len)
+        match &self.data {
+            Storage::Host(data) => (data.as_ptr().cast(), self.len),
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => (std::ptr::without_provenance(memory.address() as usize), self.len),
+        }
     }
 
-    /// Start of the elements, to write.
+    /// As [`raw`](Self::raw), to write.
     pub(crate) fn raw_mut(&mut self) -> (*mut u8, usize) {
-        (self.data.as_mut_ptr().cast(), self.len)
+        match &mut self.data {
+            Storage::Host(data) => (data.as_mut_ptr().cast(), self.len),
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => {
+                (std::ptr::without_provenance_mut(memory.address() as usize), self.len)
+            }
+        }
     }
 }
 

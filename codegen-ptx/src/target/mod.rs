@@ -115,6 +115,11 @@ impl Target {
         self.compute_capability.0 == other.compute_capability.0
     }
 
+    /// The target of a device by its compute capability.
+    pub fn for_device(major: u32, minor: u32) -> Option<&'static Target> {
+        ALL.into_iter().find(|t| t.compute_capability == (major, minor))
+    }
+
     /// The feature LLVM needs for the PTX version: `+ptx88`.
     pub fn llvm_features(&self) -> String {
         format!("+ptx{}{}", self.ptx_version.0, self.ptx_version.1)
@@ -204,6 +209,12 @@ mod tests {
         let error = Target::from_name("sm_122").unwrap_err();
         assert!(error.nearest == "sm_121" || error.nearest == "sm_120", "{error}");
         assert!(error.to_string().contains("sm_80, sm_90, sm_100, sm_120, sm_121"), "{error}");
+    }
+
+    #[test]
+    fn a_device_has_its_own_target_or_none() {
+        assert_eq!(Target::for_device(9, 0).map(|t| t.name), Some("sm_90a"));
+        assert_eq!(Target::for_device(7, 5), None);
     }
 
     #[test]

@@ -102,7 +102,6 @@ fn tensors_check_their_length_and_devices_exist_or_say_why() {
     let error = TensorBuf::from_vec([2, 3], vec![1.0f32; 5]).unwrap_err();
     assert_eq!(error.to_string(), "shape [2, 3] has 6 elements; found 5");
     assert!(TensorBuf::<f32, 2>::from_vec([usize::MAX, 2], vec![]).is_err());
-    let error = Device::cuda(1).unwrap_err();
-    assert_eq!(error, LaunchError::CudaNotBuilt { index: 1 });
-    assert!(error.to_string().contains("cuda:1"), "{error}");
+    let error = Device::cuda(1000).unwrap_err();
+    assert!(matches!(error, LaunchError::Device(_)) && error.to_string().contains("cuda:1000"), "{error}");
 }

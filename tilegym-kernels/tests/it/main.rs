@@ -1,6 +1,7 @@
 //! Every kernel against its reference.
 
 mod agreement;
-
+#[cfg(feature = "cuda")]
+mod cuda;
 mod resources;
 mod support;

@@ -41,6 +41,27 @@ fn outputs(contract: &dyn Contract, problem: &Problem, all: impl Iterator<Item =
     all.zip(specs).filter(|(_, spec)| spec.role == Role::Output).map(|(values, _)| values).collect()
 }
 
+/// Runs the kernel on a device.
+#[cfg(feature = "cuda")]
+pub fn run_on(
+    device: &tile::Device,
+    contract: &dyn Contract,
+    problem: &Problem,
+    config: &Config,
+    inputs: &[DynTensor],
+) -> Vec<Vec<f64>> {
+    let mut all = tensors(contract, problem, inputs);
+    let scalars = contract.scalars(problem);
+    let mut args: Vec<DynArg> = all.iter_mut().map(DynArg::Tensor).collect();
+    args.extend(scalars.into_iter().map(DynArg::Scalar));
+    let (bindings, grid) = (contract.bindings(problem, config), contract.grid(problem, config));
+    contract
+        .kernel()
+        .run_on(device, &mut args, config, &bindings, grid)
+        .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
+    outputs(contract, problem, all.iter().map(DynTensor::to_f64))
+}
+
 /// Runs the kernel's Rust body on the CPU.
 pub fn run_eager(
     contract: &dyn Contract,

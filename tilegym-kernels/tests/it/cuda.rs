@@ -1,0 +1,73 @@
+//! Every kernel on a GPU against its f64 reference. Without a GPU each test says that it is skipped, and why.
+//!
+//! Tolerances are the contracts' for tensor cores.
+
+use crate::support::{config, problem, run_on};
+use std::io::Write;
+use tile::contract::{Contract, random_inputs, relative_error};
+use tile::dynamic::DynTensor;
+use tile::Device;
+use tilegym_kernels::{FmhaContract, MatmulContract};
+
+/// The first GPU; where there is none, says on the standard error that `test` is skipped.
+fn gpu(test: &str) -> Option<Device> {
+    let found = Device::cuda(0);
+    if let Err(reason) = &found {
+        // Not `eprintln`, which the harness captures.
+        writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
+    }
+    found.ok()
+}
+
+fn agree(device: &Device, contract: &dyn Contract, sizes: &[(&str, i64)], consts: &[(&str, i64)]) {
+    for &dtype in contract.dtypes() {
+        let problem = problem(contract, dtype, sizes);
+        let config = config(contract, &problem, consts);
+        let inputs = random_inputs(contract, &problem, 11);
+        let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
+        let reference = contract.oracle(&problem, &widened);
+        let found = run_on(device, contract, &problem, &config, &inputs);
+        let tolerance = contract.tolerance(dtype, true);
+        for (found, reference) in found.iter().zip(&reference) {
+            let error = relative_error(found, reference);
+            assert!(error <= tolerance, "{problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}");
+            println!("{} {dtype} {sizes:?} {consts:?}: error {error:.2e}", contract.kernel().name);
+        }
+    }
+}
+
+#[test]
+fn matmul_agrees_with_its_reference() {
+    let Some(device) = gpu("matmul_agrees_with_its_reference") else { return };
+    for (m, n, k) in [(1, 1, 1), (8, 8, 8), (257, 129, 65), (256, 256, 256), (512, 384, 1023), (1, 512, 768)]
+    {
+        for is_nk in [0, 1] {
+            let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
+            agree(&device, &MatmulContract, &sizes, &[]);
+            agree(&device, &MatmulContract, &sizes, &[("TILE_M", 16), ("TILE_N", 128), ("TILE_K", 32)]);
+        }
+    }
+}
+
+#[test]
+fn fmha_agrees_with_its_reference() {
+    let Some(device) = gpu("fmha_agrees_with_its_reference") else { return };
+    for (heads, kv_heads, seq_q, seq_k) in
+        [(1, 1, 9, 9), (4, 4, 256, 256), (8, 2, 33, 70), (4, 1, 1, 63), (2, 2, 511, 511)]
+    {
+        for head_dim in [64, 128] {
+            for causal in [0, 1] {
+                let sizes = [
+                    ("batch", 2),
+                    ("heads", heads),
+                    ("kv_heads", kv_heads),
+                    ("seq_q", seq_q),
+                    ("seq_k", seq_k),
+                    ("head_dim", head_dim),
+                    ("causal", causal),
+                ];
+                agree(&device, &FmhaContract, &sizes, &[]);
+            }
+        }
+    }
+}
