@@ -10,14 +10,15 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use tile::Device;
 use tile::contract::{Role, relative_error};
+use tile::device::DeviceKind;
 use tile::dynamic::{CpuOptions, DynArg, DynTensor};
+use tile::{Device, LaunchError};
 use tile_lang::{Bindings, DType};
 
 pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     let contract = find_contract(&args.kernel)?;
-    open_device(&args.device)?;
+    let device = open_device(&args.device)?;
     let inputs = read_tensors(&args.input)?;
     let kernel = contract.kernel().name.to_owned();
     if let Some(asked) = args.subjects.dtype(contract)?
@@ -44,10 +45,10 @@ pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
         }
     }
     let start = Instant::now();
-    launch(&subject, &config, &mut tensors, args.check_races)?;
+    launch(&subject, &device, &config, &mut tensors, args.check_races)?;
     let elapsed = start.elapsed();
 
-    let errors = if args.check { compare(&subject, &tensors)? } else { Vec::new() };
+    let errors = if args.check { compare(&subject, &device, &tensors)? } else { Vec::new() };
     let outputs: Vec<_> = specs.iter().zip(&tensors).filter(|(s, _)| s.role == Role::Output).collect();
     let named = outputs.iter().map(|(spec, tensor)| (spec.name, *tensor));
     write_tensors(&args.output, named)?;
@@ -81,7 +82,7 @@ pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     Ok(())
 }
 
-/// Makes sure that the device exists: `cpu`, or `cuda` and `cuda:<index>` once this program can launch on GPUs.
+/// The device by name: `cpu`, `cuda` or `cuda:<index>`.
 fn open_device(name: &str) -> Result<Device, TuneError> {
     let index = name
         .strip_prefix("cuda")
@@ -93,9 +94,10 @@ fn open_device(name: &str) -> Result<Device, TuneError> {
     }
 }
 
-/// Runs the kernel on the CPU; `tensors` are its tensor arguments in order.
+/// Runs the kernel; `tensors` are its tensor arguments in order.
 fn launch(
     subject: &Subject,
+    device: &Device,
     config: &tile_lang::Config,
     tensors: &mut [DynTensor],
     check_races: bool,
@@ -110,17 +112,28 @@ fn launch(
     let mut args: Vec<DynArg> = args.collect();
     let bindings: Bindings = contract.bindings(&subject.problem, config);
     let grid = contract.grid(&subject.problem, config);
-    contract.kernel().run_cpu(&mut args, config, &bindings, grid, CpuOptions { check_races })?;
+    let kernel = contract.kernel();
+    match device.kind() {
+        DeviceKind::Cpu => {
+            kernel.run_cpu(&mut args, config, &bindings, grid, CpuOptions { check_races })?;
+        }
+        _ if check_races => return Err(LaunchError::RacesOnGpu { kernel: kernel.name }.into()),
+        _ => kernel.run_on(device, &mut args, config, &bindings, grid)?,
+    }
     Ok(())
 }
 
 /// The relative error of each output against the contract's reference.
-fn compare(subject: &Subject, tensors: &[DynTensor]) -> Result<Vec<(&'static str, f64)>, TuneError> {
+fn compare(
+    subject: &Subject,
+    device: &Device,
+    tensors: &[DynTensor],
+) -> Result<Vec<(&'static str, f64)>, TuneError> {
     let specs = subject.contract.tensors(&subject.problem);
     let of_role = |role| specs.iter().zip(tensors).filter(move |(s, _)| s.role == role);
     let inputs: Vec<Vec<f64>> = of_role(Role::Input).map(|(_, t)| t.to_f64()).collect();
     let reference = subject.contract.oracle(&subject.problem, &inputs);
-    let tolerance = subject.contract.tolerance(subject.problem.dtype, false);
+    let tolerance = subject.contract.tolerance(subject.problem.dtype, device.kind() != DeviceKind::Cpu);
     let mut errors = Vec::new();
     for ((spec, tensor), reference) in of_role(Role::Output).zip(&reference) {
         let error = relative_error(&tensor.to_f64(), reference);
