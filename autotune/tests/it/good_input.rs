@@ -1,6 +1,6 @@
 //! What the command does when all is well.
 
-use crate::support::{Place, repository_ptxas};
+use crate::support::{Place, repository_ptxas, skipped};
 use safetensors::tensor::SafeTensors;
 
 fn json(text: &str) -> serde_json::Value {
@@ -104,10 +104,8 @@ fn vendors_rows_that_need_tensor_memory_are_kept_and_wait() {
 #[test]
 fn the_vendors_row_for_sm_121_assembles_without_spills_at_its_occupancy() {
     let Some(ptxas) = repository_ptxas() else {
-        println!(
-            "SKIPPED the_vendors_row_for_sm_121_assembles_without_spills_at_its_occupancy: no ptxas in tools/"
-        );
-        return;
+        let test = "the_vendors_row_for_sm_121_assembles_without_spills_at_its_occupancy";
+        return skipped(test, "no ptxas");
     };
     let rows = vendor_rows(&Place::new(), "sm_121", "TILE_M=64,TILE_N=64", &["--ptxas", &ptxas]);
     let [row] = rows.as_slice() else { panic!("one row: {rows:#?}") };
@@ -141,8 +139,7 @@ fn every_stage_is_emitted() {
 #[test]
 fn machine_code_is_emitted_where_there_is_an_assembler() {
     let Some(ptxas) = repository_ptxas() else {
-        println!("SKIPPED machine_code_is_emitted_where_there_is_an_assembler: no ptxas in tools/");
-        return;
+        return skipped("machine_code_is_emitted_where_there_is_an_assembler", "no ptxas");
     };
     let ran = Place::new().run(&["emit", "fmha", "--target", "sm_121", "--stage", "sass", "--ptxas", &ptxas]);
     assert!(ran.code == 0 && ran.out.contains("HMMA"), "{} {}", ran.code, ran.err);

@@ -3,3 +3,4 @@
 mod bad_input;
 mod good_input;
 mod support;
+mod tables;

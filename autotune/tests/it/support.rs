@@ -116,3 +116,9 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// Says that a test does not run here, past the harness, so that it is counted.
+pub fn skipped(test: &str, reason: &str) {
+    use std::io::Write;
+    writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
+}

@@ -1,9 +1,9 @@
 //! Whole kernels from the tile dialect to machine code.
 
+use crate::support::assembler;
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::{
-    CompileOptions, Compiled, LowerError, Ptxas, PtxasError, Report, Target, TensorFacts, compile,
-    with_context,
+    CompileOptions, Compiled, LowerError, PtxasError, Report, Target, TensorFacts, compile, with_context,
 };
 use tile_ir::Module;
 use tile_ir::types::{args_of, type_of, view_of};
@@ -43,7 +43,7 @@ fn build(kernel: &str, mut options: CompileOptions, aligned: bool) -> Result<Com
 
 /// Assembles; nothing where there is no assembler.
 fn assemble(compiled: &Compiled) -> Option<(Report, String)> {
-    let assembler = Ptxas::find(None).map_err(|e| println!("skipped the assembler: {e}")).ok()?;
+    let assembler = assembler()?;
     let report = assembler.assemble(&compiled.ptx, compiled.target).unwrap_or_else(|e| panic!("{e}"));
     let sass = assembler.disassemble(&report.cubin).unwrap_or_else(|e| panic!("{e}"));
     Some((report, sass))
@@ -139,10 +139,7 @@ fn modules_of_other_contexts_are_copied() {
 
 #[test]
 fn rejected_code_is_kept_with_the_command() {
-    let Ok(assembler) = Ptxas::find(None) else {
-        println!("skipped: no ptxas");
-        return;
-    };
+    let Some(assembler) = assembler() else { return };
     let target = Target::from_name("sm_80").unwrap();
     let error =
         assembler.assemble(".version 8.0\n.target sm_80\n.entry k() { nonsense; }", target).unwrap_err();

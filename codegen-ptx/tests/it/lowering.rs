@@ -1,20 +1,16 @@
 //! Kernels of the gpu level, written by hand, down to machine code for every target.
 
+use crate::support::assembler;
 use codegen_ptx::gpu::dialect::{context, layout_attr};
 use codegen_ptx::gpu::facts::TensorFacts;
 use codegen_ptx::layout::{LinearLayout, blocked, mma};
 use codegen_ptx::llvm::LlvmModule;
 use codegen_ptx::lower::{LowerOptions, lower_to_llvm};
-use codegen_ptx::ptxas::{Ptxas, Report};
+use codegen_ptx::ptxas::Report;
 use codegen_ptx::target::Target;
 use melior::ir::operation::OperationLike;
 use std::fmt::Write;
 use tile_lang::DType;
-
-/// The assembler, or a line that says why a test checks less.
-fn ptxas() -> Option<Ptxas> {
-    Ptxas::find(None).map_err(|e| println!("skipped the assembler: {e}")).ok()
-}
 
 /// Lowers a module and returns its PTX.
 fn ptx(text: &str, facts: &[TensorFacts], target: &'static Target) -> String {
@@ -34,7 +30,7 @@ type Built = (&'static Target, String, Option<(Report, String)>);
 
 /// Assembles for every target; returns PTX, report and machine code where there is an assembler.
 fn everywhere(text: &str, facts: &[TensorFacts]) -> Vec<Built> {
-    let assembler = ptxas();
+    let assembler = assembler();
     Target::all()
         .iter()
         .map(|&target| {

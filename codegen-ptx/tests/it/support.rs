@@ -1,6 +1,8 @@
 //! Kernels from source text to the tile dialect.
 
+use codegen_ptx::Ptxas;
 use proc_macro2::TokenStream;
+use std::io::Write;
 use std::str::FromStr;
 use tile_ir::types::{args_of, type_of, view_of};
 use tile_ir::{Module, TileContext};
@@ -9,6 +11,19 @@ use tile_lang::check::Mode;
 use tile_lang::config::TensorFacts;
 use tile_lang::parse::parse_function;
 use tile_lang::{Bindings, DType, Library};
+
+/// The assembler; where there is none, says on the standard error, past the harness, that the current test checks
+/// less or nothing without it.
+pub fn assembler() -> Option<Ptxas> {
+    let found = Ptxas::find(None);
+    if let Err(error) = &found {
+        let thread = std::thread::current();
+        let (test, reason) = (thread.name().unwrap_or("a test"), error.to_string());
+        let reason = reason.lines().next().unwrap_or_default();
+        writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
+    }
+    found.ok()
+}
 
 /// Kernels to test with.
 const ZOO: &str = include_str!("../kernels/zoo.rs");

@@ -4,9 +4,9 @@
 
 use crate::support::{config, problem, run_on};
 use std::io::Write;
+use tile::Device;
 use tile::contract::{Contract, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
-use tile::Device;
 use tilegym_kernels::{FmhaContract, MatmulContract};
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
