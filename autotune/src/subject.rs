@@ -4,10 +4,11 @@ use crate::bucket::{Bucket, bucket_of};
 use crate::error::{TuneError, render_diagnostics};
 use crate::record::Schema;
 use crate::work::{Argument, GridWork, count_grid};
-use codegen_ptx::{CompileOptions, Compiled, Target, TensorFacts};
+use codegen_ptx::Target;
 use indexmap::IndexMap;
-use std::time::{Duration, Instant};
-use tile::contract::{Contract, Problem, ScalarValue, contracts};
+use tile::contract::{Contract, Problem, ScalarValue, TensorSpec, contracts};
+use tile::jit::{self, Jit, JitError, TensorFacts};
+use tile::tensor::dense_strides;
 use tile_lang::typed::Program;
 use tile_lang::{Config, DType, nearest, space};
 
@@ -18,17 +19,6 @@ pub struct Subject {
     pub contract: &'static dyn Contract,
     /// The problem.
     pub problem: Problem,
-}
-
-/// A compiled configuration with the stages before code generation.
-#[derive(Debug)]
-pub struct Build {
-    /// What code generation made.
-    pub compiled: Compiled,
-    /// The tile dialect after its passes.
-    pub tile_text: String,
-    /// How long each stage took, first to last.
-    pub stages: Vec<(&'static str, Duration)>,
 }
 
 /// The contract of a kernel by name.
@@ -176,55 +166,23 @@ impl Subject {
 
     /// What may be assumed of the tensors: dense, 16-byte aligned, and divisible as the problem's rows are.
     fn facts(&self) -> Vec<TensorFacts> {
-        let divisor = |n: usize| if n == 0 { 16 } else { 1 << n.trailing_zeros().min(4) };
-        let tensors = self.contract.tensors(&self.problem);
-        tensors
-            .iter()
-            .map(|t| {
-                let rank = t.shape.len();
-                let stride = |axis: usize| t.shape[axis + 1..].iter().product::<usize>();
-                let mut dim_divisor = vec![1; rank];
-                if let (Some(last), Some(&extent)) = (dim_divisor.last_mut(), t.shape.last()) {
-                    *last = divisor(extent);
-                }
-                TensorFacts {
-                    align_bytes: 16,
-                    dim_divisor,
-                    stride_divisor: (0..rank).map(|axis| divisor(stride(axis))).collect(),
-                    unit_stride: rank.checked_sub(1),
-                }
-            })
-            .collect()
+        let fact = |t: &TensorSpec| jit::facts_of(t.dtype, 0, &t.shape, &dense_strides(&t.shape));
+        self.contract.tensors(&self.problem).iter().map(fact).collect()
     }
 
-    /// The tile dialect of a checked program, after its passes.
-    fn lower<'c>(
-        &self,
-        program: &Program,
-        context: &'c tile_ir::TileContext,
-        stages: &mut Vec<(&'static str, Duration)>,
-    ) -> Result<tile_ir::Module<'c>, TuneError> {
-        let refuse = |message: String| TuneError::TileIr { kernel: self.kernel().to_owned(), message };
-        let start = Instant::now();
-        let tensors = self.contract.tensors(&self.problem);
-        let facts: Vec<_> = self
-            .facts()
-            .iter()
-            .zip(&tensors)
-            .map(|(facts, tensor)| {
-                let outer = facts.stride_divisor.iter().rev().skip(1);
-                let elems = outer.fold(16, |least, &d| least.min(d));
-                let bytes = (elems * tensor.dtype.bits() as usize / 8).clamp(1, 16);
-                tile_lang::config::TensorFacts { align_bytes: bytes as u32, contiguous: true }
-            })
-            .collect();
-        let mut module =
-            tile_ir::lower_program(program, &facts, context).map_err(|e| refuse(e.to_string()))?;
-        stages.push(("ir", start.elapsed()));
-        let start = Instant::now();
-        tile_ir::run_passes(&mut module, tile_ir::STANDARD_PASSES).map_err(|e| refuse(e.to_string()))?;
-        stages.push(("passes", start.elapsed()));
-        Ok(module)
+    /// The error of a configuration that does not compile.
+    fn refused(&self, config: &Config, error: JitError) -> TuneError {
+        let kernel = self.kernel().to_owned();
+        match error {
+            JitError::Check { diagnostics, files, .. } => TuneError::Check {
+                kernel,
+                config: label(config),
+                messages: render_diagnostics(&diagnostics, &files),
+            },
+            JitError::Codegen { source, .. } => TuneError::Lower { kernel, config: label(config), source },
+            JitError::Ir { source, .. } => TuneError::TileIr { kernel, message: source.to_string() },
+            JitError::Passes { source, .. } => TuneError::TileIr { kernel, message: source.to_string() },
+        }
     }
 
     /// The tile dialect of a configuration, after its passes.
@@ -232,8 +190,11 @@ impl Subject {
     /// # Errors
     /// When the kernel does not check or lower.
     pub fn tile_text(&self, config: &Config) -> Result<String, TuneError> {
-        let program = self.program(config)?;
-        codegen_ptx::with_context(|context| Ok(self.lower(&program, context, &mut Vec::new())?.to_text()))
+        let bindings = self.contract.bindings(&self.problem, config);
+        codegen_ptx::with_context(|context| {
+            let module = jit::lower(self.contract.kernel(), &bindings, &self.facts(), context);
+            Ok(module.map_err(|e| self.refused(config, e))?.to_text())
+        })
     }
 
     /// Compiles a configuration to PTX.
@@ -245,23 +206,10 @@ impl Subject {
         config: &Config,
         target: &'static Target,
         keep_stages: bool,
-    ) -> Result<Build, TuneError> {
-        let start = Instant::now();
-        let program = self.program(config)?;
-        let mut stages = vec![("check", start.elapsed())];
-        codegen_ptx::with_context(|context| {
-            let module = self.lower(&program, context, &mut stages)?;
-            let mut options = CompileOptions::new(target, config, self.facts());
-            options.keep_stages = keep_stages;
-            let compiled = codegen_ptx::compile(&module, &options).map_err(|source| TuneError::Lower {
-                kernel: self.kernel().to_owned(),
-                config: label(config),
-                source: Box::new(source),
-            })?;
-            stages.extend(compiled.timing.stages());
-            let tile_text = if keep_stages { module.to_text() } else { String::new() };
-            Ok(Build { compiled, tile_text, stages })
-        })
+    ) -> Result<Jit, TuneError> {
+        let bindings = self.contract.bindings(&self.problem, config);
+        jit::compile(self.contract.kernel(), &bindings, config, target, &self.facts(), keep_stages)
+            .map_err(|e| self.refused(config, e))
     }
 }
 

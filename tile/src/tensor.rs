@@ -74,7 +74,7 @@ impl<P: Copy + Default> Clone for Storage<P> {
 }
 
 /// Row-major strides, in elements.
-pub(crate) fn dense_strides(shape: &[usize]) -> Vec<usize> {
+pub fn dense_strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
         strides[axis - 1] = strides[axis] * shape[axis].max(1);
