@@ -1,6 +1,6 @@
 //! Kernels on the CPU device: wall time of one launch, every program of the grid.
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use indexmap::IndexMap;
 use tile::DType;
 use tile::contract::{Contract, random_inputs};
@@ -17,7 +17,9 @@ fn fmha(criterion: &mut Criterion) {
     let grid = FmhaContract.grid(&problem, &config);
     let mut tensors = random_inputs(&FmhaContract, &problem, 1);
     tensors.push(DynTensor::zeros(DType::F32, &[1, 8, 1024, 64]));
-    criterion.bench_function("fmha on the CPU, 1x8x1024x64 causal f32", |bencher| {
+    let mut group = criterion.benchmark_group("CPU device");
+    group.sample_size(20);
+    group.bench_function("fmha 1x8x1024x64 causal f32", |bencher| {
         bencher.iter(|| {
             let mut args: Vec<DynArg> = tensors.iter_mut().map(DynArg::Tensor).collect();
             args.extend(FmhaContract.scalars(&problem).into_iter().map(DynArg::Scalar));
@@ -27,11 +29,11 @@ fn fmha(criterion: &mut Criterion) {
                 .unwrap_or_else(|e| panic!("{e}"));
         });
     });
+    group.finish();
 }
 
-criterion_group! {
-    name = benches;
-    config = Criterion::default().sample_size(20);
-    targets = fmha
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    fmha(&mut criterion);
+    criterion.final_summary();
 }
-criterion_main!(benches);
