@@ -442,17 +442,8 @@ fn any(stmts: &[Stmt], condition: &dyn Fn(&Expr) -> bool) -> bool {
 /// The tiles and scalars that an expression is computed from, indices of loads left out.
 fn operands(expr: &Expr) -> Vec<&Expr> {
     match &expr.kind {
-        ExprKind::Binary(_, a, b) | ExprKind::MinMax(_, a, b) => vec![a, b],
-        ExprKind::Fma(a, b, c) | ExprKind::Select(a, b, c) | ExprKind::Mma(a, b, c) => vec![a, b, c],
-        ExprKind::Unary(_, a)
-        | ExprKind::Math(_, a)
-        | ExprKind::Cast(a)
-        | ExprKind::Full(a)
-        | ExprKind::Reshape(a)
-        | ExprKind::Broadcast(a)
-        | ExprKind::Transpose(a, _)
-        | ExprKind::Reduce(_, a, _) => vec![a],
-        _ => Vec::new(),
+        ExprKind::Load { .. } | ExprKind::Gather { .. } => Vec::new(),
+        _ => expr.children(),
     }
 }
 

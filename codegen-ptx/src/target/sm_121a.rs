@@ -1,6 +1,6 @@
 //! DGX Spark: as `sm_120a`, another binary.
 
-use super::{Features, Limits, Target};
+use super::{Target, sm_120a};
 use crate::gpu::passes::Pass;
 
 /// The target.
@@ -10,28 +10,6 @@ pub(super) static TARGET: Target = Target {
     compute_capability: (12, 1),
     ptx_version: (8, 8),
     passes: &[Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
-    limits: Limits {
-        smem_per_cta_bytes: 101_376,
-        smem_per_sm_bytes: 100 * 1024,
-        smem_reserved_per_cta_bytes: 1024,
-        tmem_bytes: 0,
-        registers_per_sm: 65_536,
-        registers_per_thread: 255,
-        register_allocation_unit: 256,
-        threads_per_sm: 1536,
-        threads_per_cta: 1024,
-        ctas_per_sm: 24,
-        ctas_per_cluster: 1,
-    },
-    features: Features {
-        tma: true,
-        wgmma: false,
-        tcgen05: false,
-        fp8_cvt: true,
-        fp4_cvt: true,
-        fp8_mma_sync: true,
-        block_scaled_mma: true,
-        setmaxnreg: true,
-        multicast: false,
-    },
+    limits: sm_120a::TARGET.limits,
+    features: sm_120a::TARGET.features,
 };
