@@ -4,8 +4,17 @@
 //! them by name.
 
 mod check;
+mod gated;
 mod kernels;
 mod oracle;
+mod rows;
 
+pub use gated::GatedContract;
 pub use kernels::fmha::{FmhaContract, fmha};
+pub use kernels::gelu_and_mul::{GELU_AND_MUL, gelu_and_mul};
+pub use kernels::layer_norm::{LayerNormContract, layer_norm};
 pub use kernels::matmul::{MatmulContract, matmul};
+pub use kernels::rms_norm::{RmsNormContract, add_rms_norm, rms_norm};
+pub use kernels::silu_and_mul::{SILU_AND_MUL, silu_and_mul};
+pub use kernels::softmax::{SoftmaxContract, softmax};
+pub use kernels::splitk_reduce::{SplitkReduceContract, splitk_reduce};

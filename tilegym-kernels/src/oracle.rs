@@ -25,3 +25,12 @@ pub(crate) fn product_tolerance(dtype: DType, gpu: bool) -> f64 {
         _ => 6e-3,
     }
 }
+
+/// Relative Frobenius error of what is computed in f32 of inputs in `dtype` and rounded to `dtype` once or twice.
+pub(crate) fn rounding_tolerance(dtype: DType) -> f64 {
+    match dtype {
+        DType::F32 => 1e-5,
+        DType::F16 => 1e-3,
+        _ => 6e-3,
+    }
+}

@@ -1,4 +1,10 @@
 //! One file a kernel: the function, its contract, its reference.
 
 pub mod fmha;
+pub mod gelu_and_mul;
+pub mod layer_norm;
 pub mod matmul;
+pub mod rms_norm;
+pub mod silu_and_mul;
+pub mod softmax;
+pub mod splitk_reduce;

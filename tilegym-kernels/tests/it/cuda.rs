@@ -7,7 +7,10 @@ use std::io::Write;
 use tile::Device;
 use tile::contract::{Contract, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
-use tilegym_kernels::{FmhaContract, MatmulContract};
+use tilegym_kernels::{
+    FmhaContract, GELU_AND_MUL, LayerNormContract, MatmulContract, RmsNormContract, SILU_AND_MUL,
+    SoftmaxContract, SplitkReduceContract,
+};
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
 fn gpu(test: &str) -> Option<Device> {
@@ -68,6 +71,36 @@ fn fmha_agrees_with_its_reference() {
                 ];
                 agree(&device, &FmhaContract, &sizes, &[]);
             }
+        }
+    }
+}
+
+#[test]
+fn row_kernels_agree_with_their_references() {
+    let Some(device) = gpu("row_kernels_agree_with_their_references") else { return };
+    let contracts: [&dyn Contract; 4] =
+        [&RmsNormContract::PLAIN, &RmsNormContract::ADDING, &LayerNormContract, &SoftmaxContract];
+    for contract in contracts {
+        for (rows, columns) in [(1, 1), (3, 64), (33, 100), (9, 1000), (5, 5120), (17, 8192), (3, 20001)] {
+            agree(&device, contract, &[("rows", rows), ("columns", columns)], &[]);
+        }
+        // Rows of several blocks.
+        agree(&device, contract, &[("rows", 5), ("columns", 1000)], &[("ROWS", 4), ("TILE_N", 64)]);
+    }
+}
+
+#[test]
+fn block_kernels_agree_with_their_references() {
+    let Some(device) = gpu("block_kernels_agree_with_their_references") else { return };
+    for (rows, columns) in [(1, 1), (3, 128), (5, 100), (7, 1001), (33, 4096)] {
+        let sizes = [("rows", rows), ("columns", columns)];
+        for contract in [&SILU_AND_MUL, &GELU_AND_MUL] {
+            agree(&device, contract, &sizes, &[]);
+            agree(&device, contract, &sizes, &[("TILE_M", 4), ("TILE_N", 256)]);
+        }
+        for splits in [1, 3, 8] {
+            let sizes = [("splits", splits), sizes[0], sizes[1]];
+            agree(&device, &SplitkReduceContract, &sizes, &[]);
         }
     }
 }

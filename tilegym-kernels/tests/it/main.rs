@@ -4,4 +4,5 @@ mod agreement;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod resources;
+mod rows;
 mod support;
