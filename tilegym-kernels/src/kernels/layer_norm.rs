@@ -62,8 +62,8 @@ pub fn layer_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_N:
             let centred = select(places.lt(left), block - block_mean, zero);
             let step = block_mean - mean;
             let part = here / (before + here);
-            mean = mean + step * part;
-            deviation = deviation + (centred * centred).reduce_sum(1) + step * step * (before * part);
+            mean += step * part;
+            deviation += (centred * centred).reduce_sum(1) + step * step * (before * part);
         }
         let scale = (deviation * share + eps).rsqrt();
         for n in 0..cdiv(x.dim(1), TILE_N) {

@@ -47,7 +47,7 @@ pub fn rms_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_N: u
         let mut squares = zeros::<f32>([ROWS, TILE_N]);
         for n in 0..cdiv(x.dim(1), TILE_N) {
             let block = x.load([m, n], [ROWS, TILE_N]).cast::<f32>();
-            squares = squares + block * block;
+            squares += block * block;
         }
         let scale = (squares.reduce_sum(1) * share + eps).rsqrt();
         for n in 0..cdiv(x.dim(1), TILE_N) {
@@ -100,7 +100,7 @@ pub fn add_rms_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_
             let total = x.load([m, n], [ROWS, TILE_N]) + residual.load([m, n], [ROWS, TILE_N]);
             sum.store([m, n], total);
             let block = total.cast::<f32>();
-            squares = squares + block * block;
+            squares += block * block;
         }
         let scale = (squares.reduce_sum(1) * share + eps).rsqrt();
         for n in 0..cdiv(x.dim(1), TILE_N) {

@@ -36,7 +36,7 @@ pub fn splitk_reduce<T: Float, const TILE_M: usize, const TILE_N: usize, const S
     let mut sum = zeros::<f32>([TILE_M, TILE_N]);
     for s in 0..cdiv(parts.dim(0), SPLITS) {
         let some = parts.load([s, m, n], [SPLITS, TILE_M, TILE_N]);
-        sum = sum + some.reduce_sum(0).reshape([TILE_M, TILE_N]);
+        sum += some.reduce_sum(0).reshape([TILE_M, TILE_N]);
     }
     out.store([m, n], sum.cast::<T>());
 }
