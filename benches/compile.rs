@@ -20,7 +20,7 @@ fn compile(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("fmha to PTX");
     for target in Target::all() {
         group.bench_function(target.part, |bencher| bencher.iter(|| black_box(build(target))));
-        breakdown(target.part, || build(target).stages);
+        breakdown(target.part, || build(target).into_iter().flat_map(|jit| jit.stages).collect());
     }
     group.finish();
 }

@@ -146,15 +146,15 @@ fn misfit(subject: &Subject, platform: &Platform, record: &Record, config: &Conf
     if subject.contract.check(&subject.problem).is_err() {
         return None;
     }
-    let program = match subject.program(config) {
-        Ok(program) => program,
+    let launches = match subject.programs(config) {
+        Ok(launches) => launches,
         Err(error) => {
             let allowed = "a configuration the kernel compiles with".to_owned();
             return Some(Misfit { found: format!("{} ({error})", label(config)), allowed });
         }
     };
     let stages = record.config.get("num_stages").map_or(1, |&s| s as u32);
-    let smem = footprint(&program, stages).smem_bytes;
+    let smem = footprint(&launches[0].program, stages).smem_bytes;
     (smem > platform.smem_per_cta_bytes).then(|| Misfit {
         found: format!("{}, which needs {smem} bytes of shared memory", label(config)),
         allowed: format!("at most {} bytes for a CTA of {}", platform.smem_per_cta_bytes, platform.target),

@@ -6,7 +6,7 @@ use crate::record::Schema;
 use crate::work::{Argument, GridWork, count_grid};
 use codegen_ptx::Target;
 use indexmap::IndexMap;
-use tile::contract::{Contract, Problem, ScalarValue, TensorSpec, contracts};
+use tile::contract::{Contract, Problem, ScalarValue, Step, StepArg, TensorSpec, contracts};
 use tile::jit::{self, Jit, JitError, TensorFacts};
 use tile::tensor::dense_strides;
 use tile_lang::typed::Program;
@@ -19,6 +19,15 @@ pub struct Subject {
     pub contract: &'static dyn Contract,
     /// The problem.
     pub problem: Problem,
+}
+
+/// One launch of a configuration, its kernel checked.
+#[derive(Clone, Debug)]
+pub struct Planned {
+    /// The launch.
+    pub step: Step,
+    /// Its kernel with everything bound.
+    pub program: Program,
 }
 
 /// The contract of a kernel by name.
@@ -128,46 +137,55 @@ impl Subject {
         Ok(())
     }
 
-    /// Checks the kernel with a configuration.
+    /// Checks the kernel of every step of a configuration; there is at least one.
     ///
     /// # Errors
     /// [`TuneError::Check`] with the messages at the kernel's lines.
-    pub fn program(&self, config: &Config) -> Result<Program, TuneError> {
-        let kernel = self.contract.kernel();
-        kernel.instantiate(&self.contract.bindings(&self.problem, config)).map_err(|diagnostics| {
-            TuneError::Check {
-                kernel: kernel.name.to_owned(),
-                config: label(config),
-                messages: render_diagnostics(&diagnostics, &kernel.files()),
-            }
-        })
+    pub fn programs(&self, config: &Config) -> Result<Vec<Planned>, TuneError> {
+        let planned = |step: Step| match step.kernel.instantiate(&step.bindings) {
+            Ok(program) => Ok(Planned { step, program }),
+            Err(diagnostics) => Err(TuneError::Check {
+                kernel: step.kernel.name.to_owned(),
+                config: label(&step.config),
+                messages: render_diagnostics(&diagnostics, &step.kernel.files()),
+            }),
+        };
+        self.contract.steps(&self.problem, config).into_iter().map(planned).collect()
     }
 
-    /// The work of the launch.
-    pub fn work(&self, program: &Program, config: &Config) -> GridWork {
-        let mut tensors = self.contract.tensors(&self.problem).into_iter().map(|t| Argument::Tensor(t.shape));
-        let mut scalars = self.contract.scalars(&self.problem).into_iter().map(|s| match s {
-            ScalarValue::F32(v) => Argument::Float(v.into()),
-            ScalarValue::I32(v) => Argument::Int(v.into()),
-            ScalarValue::I64(v) => Argument::Int(v),
-            ScalarValue::Index(v) => Argument::Int(v as i64),
-            ScalarValue::Bool(v) => Argument::Int(v.into()),
-        });
-        let args: Vec<Argument> = program
-            .params
-            .iter()
-            .filter_map(|p| match p.kind {
-                tile_lang::typed::ParamKind::Tensor { .. } => tensors.next(),
-                tile_lang::typed::ParamKind::Scalar(_) => scalars.next(),
-            })
-            .collect();
-        count_grid(program, &args, self.contract.grid(&self.problem, config), config.num_warps)
+    /// The work of a launch that belongs to `config`.
+    pub fn work(&self, launch: &Planned, config: &Config) -> GridWork {
+        let specs = self.contract.all_tensors(&self.problem, config);
+        let argument = |arg: &StepArg| match *arg {
+            StepArg::Tensor(index) => Argument::Tensor(specs[index].shape.clone()),
+            StepArg::Scalar(ScalarValue::F32(v)) => Argument::Float(v.into()),
+            StepArg::Scalar(ScalarValue::I32(v)) => Argument::Int(v.into()),
+            StepArg::Scalar(ScalarValue::I64(v)) => Argument::Int(v),
+            StepArg::Scalar(ScalarValue::Index(v)) => Argument::Int(v as i64),
+            StepArg::Scalar(ScalarValue::Bool(v)) => Argument::Int(v.into()),
+        };
+        let step = &launch.step;
+        let args: Vec<Argument> = step.args.iter().map(argument).collect();
+        count_grid(&launch.program, &args, step.grid, step.config.num_warps)
     }
 
-    /// What may be assumed of the tensors: dense, 16-byte aligned, and divisible as the problem's rows are.
-    fn facts(&self) -> Vec<TensorFacts> {
+    /// Fewest bytes of device memory that a launch moves: the problem's, or, of several launches, those of the
+    /// tensors that it takes.
+    pub fn bytes(&self, launches: &[Planned], launch: &Planned, config: &Config) -> f64 {
+        if launches.len() == 1 {
+            return self.contract.bytes(&self.problem);
+        }
+        let specs = self.contract.all_tensors(&self.problem, config);
+        let bytes =
+            |t: &TensorSpec| t.shape.iter().product::<usize>() as f64 * f64::from(t.dtype.bits()) / 8.0;
+        launch.step.tensors().map(|index| bytes(&specs[index])).sum()
+    }
+
+    /// What may be assumed of a step's tensors: dense, 16-byte aligned, and divisible as the problem's rows are.
+    fn facts(&self, step: &Step, config: &Config) -> Vec<TensorFacts> {
+        let specs = self.contract.all_tensors(&self.problem, config);
         let fact = |t: &TensorSpec| jit::facts_of(t.dtype, 0, &t.shape, &dense_strides(&t.shape));
-        self.contract.tensors(&self.problem).iter().map(fact).collect()
+        step.tensors().map(|index| fact(&specs[index])).collect()
     }
 
     /// The error of a configuration that does not compile.
@@ -185,31 +203,36 @@ impl Subject {
         }
     }
 
-    /// The tile dialect of a configuration, after its passes.
+    /// The tile dialect of every step of a configuration, after its passes.
     ///
     /// # Errors
-    /// When the kernel does not check or lower.
+    /// When a kernel does not check or lower.
     pub fn tile_text(&self, config: &Config) -> Result<String, TuneError> {
-        let bindings = self.contract.bindings(&self.problem, config);
-        codegen_ptx::with_context(|context| {
-            let module = jit::lower(self.contract.kernel(), &bindings, &self.facts(), context);
-            Ok(module.map_err(|e| self.refused(config, e))?.to_text())
-        })
+        let text = |step: &Step| {
+            codegen_ptx::with_context(|context| {
+                let module = jit::lower(step.kernel, &step.bindings, &self.facts(step, config), context);
+                Ok(module.map_err(|e| self.refused(config, e))?.to_text())
+            })
+        };
+        self.contract.steps(&self.problem, config).iter().map(text).collect()
     }
 
-    /// Compiles a configuration to PTX.
+    /// Compiles every step of a configuration to PTX.
     ///
     /// # Errors
-    /// When the kernel does not check, or the target cannot run the configuration.
+    /// When a kernel does not check, or the target cannot run the configuration.
     pub fn build(
         &self,
         config: &Config,
         target: &'static Target,
         keep_stages: bool,
-    ) -> Result<Jit, TuneError> {
-        let bindings = self.contract.bindings(&self.problem, config);
-        jit::compile(self.contract.kernel(), &bindings, config, target, &self.facts(), keep_stages)
-            .map_err(|e| self.refused(config, e))
+    ) -> Result<Vec<Jit>, TuneError> {
+        let build = |step: &Step| {
+            let facts = self.facts(step, config);
+            jit::compile(step.kernel, &step.bindings, &step.config, target, &facts, keep_stages)
+                .map_err(|e| self.refused(config, e))
+        };
+        self.contract.steps(&self.problem, config).iter().map(build).collect()
     }
 }
 

@@ -7,8 +7,8 @@ use crate::occupancy::{Occupancy, Usage, occupancy};
 use crate::platform::Platform;
 use crate::prune::{Rejection, after_assembling, before_compiling};
 use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
-use crate::subject::{Subject, values};
-use crate::work::{Footprint, GridWork, footprint};
+use crate::subject::{Planned, Subject, values};
+use crate::work::footprint;
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::{LowerError, Ptxas, PtxasError, Target};
 use indexmap::IndexMap;
@@ -147,15 +147,15 @@ fn run_trial(
         (trial.outcome, trial.reason) = (outcome, Some(reason));
         Ok(trial)
     };
-    let program = match subject.program(&trial.config) {
-        Ok(program) => program,
+    let launches = match subject.programs(&trial.config) {
+        Ok(launches) => launches,
         Err(error) => return rejected(trial, Outcome::Failed, error.to_string()),
     };
-    let least = footprint(&program, trial.config.num_stages);
     let (platform, target) = (options.platform, options.target);
-    if let Some(Rejection { outcome, reason }) = before_compiling(platform, target, &trial.config, &least) {
+    if let Some(Rejection { outcome, reason }) = refused_before_compiling(platform, target, &launches) {
         return rejected(trial, outcome, reason);
     }
+    let least = footprint(&launches[0].program, trial.config.num_stages);
     let named = values(&trial.config);
     let finding = match options.journal.and_then(|j| j.find(&named)) {
         Some(finding) => finding.clone(),
@@ -180,8 +180,7 @@ fn run_trial(
     if let Some(Rejection { outcome, reason }) = verdict {
         return rejected(trial, outcome, reason);
     }
-    let work = subject.work(&program, &trial.config);
-    trial.time = Some(time_of(subject, platform, &trial.config, &work, &resources, &least));
+    trial.time = Some(time_of(subject, platform, &trial.config, &launches, &resources));
     trial.outcome = Outcome::Ranked;
     Ok(trial)
 }
@@ -190,54 +189,77 @@ fn fit(platform: &Platform, config: &Config, registers: u32, smem_bytes: usize) 
     occupancy(platform, Usage { threads: config.num_warps * 32, registers, smem_bytes })
 }
 
-/// The model's time. Without the assembler's report, no more CTAs are assumed on an SM than were asked for, since
-/// that is what registers are allotted for.
+/// Why a launch of a configuration cannot run well, seen before compiling.
+fn refused_before_compiling(platform: &Platform, target: &Target, launches: &[Planned]) -> Option<Rejection> {
+    launches.iter().find_map(|Planned { step, program }| {
+        before_compiling(platform, target, &step.config, &footprint(program, step.config.num_stages))
+    })
+}
+
+/// The model's time of all launches, one after another. Without the assembler's report, no more CTAs are assumed
+/// on an SM than were asked for, since that is what registers are allotted for.
 fn time_of(
     subject: &Subject,
     platform: &Platform,
     config: &Config,
-    work: &GridWork,
+    launches: &[Planned],
     resources: &Resources,
-    least: &Footprint,
 ) -> Timing {
-    let ctas_per_sm = match resources.registers {
-        0 => {
-            let smem_bytes = resources.smem_bytes.max(least.smem_bytes);
-            fit(platform, config, 0, smem_bytes).ctas.min(config.occupancy)
-        }
-        _ => resources.ctas_per_sm,
-    };
-    let candidate = Candidate {
-        work,
-        num_warps: config.num_warps,
-        num_stages: config.num_stages,
-        ctas_per_sm,
-        spill_bytes: resources.spill_bytes,
-        dram_bytes: subject.contract.bytes(&subject.problem),
-    };
-    predict(platform, &candidate)
+    let mut total = Timing { us: 0.0, low_us: 0.0, high_us: 0.0 };
+    for launch in launches {
+        let own = &launch.step.config;
+        let ctas_per_sm = match resources.registers {
+            0 => {
+                let least = footprint(&launch.program, own.num_stages);
+                let smem_bytes = resources.smem_bytes.max(least.smem_bytes);
+                fit(platform, own, 0, smem_bytes).ctas.min(own.occupancy)
+            }
+            registers => fit(platform, own, registers, resources.smem_bytes).ctas,
+        };
+        let candidate = Candidate {
+            work: &subject.work(launch, config),
+            num_warps: own.num_warps,
+            num_stages: own.num_stages,
+            ctas_per_sm,
+            spill_bytes: resources.spill_bytes,
+            dram_bytes: subject.bytes(launches, launch, config),
+        };
+        let time = predict(platform, &candidate);
+        total.us += time.us;
+        total.low_us += time.low_us;
+        total.high_us += time.high_us;
+    }
+    total
 }
 
 fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Config) -> Finding {
     let reject = |outcome, reason: String| Finding::Rejected { outcome, reason };
-    let compiled = match subject.build(config, options.target, false) {
-        Ok(build) => build.compiled,
+    let builds = match subject.build(config, options.target, false) {
+        Ok(builds) => builds,
         Err(TuneError::Lower { source, .. }) => {
             let too_large = matches!(*source, LowerError::Pass(PassError::SharedMemory { .. }));
             return reject(if too_large { Outcome::Pruned } else { Outcome::Failed }, source.to_string());
         }
         Err(error) => return reject(Outcome::Failed, error.to_string()),
     };
-    let assembled = match options.ptxas.map(|ptxas| ptxas.assemble(&compiled.ptx, options.target)) {
-        None => None,
-        Some(Ok(report)) => Some((report.registers, report.spill_store_bytes + report.spill_load_bytes)),
-        Some(Err(PtxasError::Rejected { log, .. })) => {
-            let first = log.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
-            return reject(Outcome::Failed, format!("does not assemble: {}", first.trim()));
-        }
-        Some(Err(error)) => return reject(Outcome::Failed, error.to_string()),
-    };
-    Finding::Compiled { smem_bytes: compiled.smem_bytes, assembled }
+    // Of several launches the most that any takes.
+    let smem_bytes = builds.iter().map(|build| build.compiled.smem_bytes).max().unwrap_or(0);
+    let mut assembled = None;
+    for build in &builds {
+        let report = match options.ptxas.map(|ptxas| ptxas.assemble(&build.compiled.ptx, options.target)) {
+            None => continue,
+            Some(Ok(report)) => report,
+            Some(Err(PtxasError::Rejected { log, .. })) => {
+                let first = log.lines().find(|l| !l.trim().is_empty()).unwrap_or_default();
+                return reject(Outcome::Failed, format!("does not assemble: {}", first.trim()));
+            }
+            Some(Err(error)) => return reject(Outcome::Failed, error.to_string()),
+        };
+        let (registers, spills) = assembled.unwrap_or((0, 0));
+        let more = report.spill_store_bytes + report.spill_load_bytes;
+        assembled = Some((report.registers.max(registers), spills + more));
+    }
+    Finding::Compiled { smem_bytes, assembled }
 }
 
 /// The record of a sweep: its best candidate, with every other as a note.
@@ -276,9 +298,8 @@ fn round(us: f64) -> f64 {
 
 /// What is known before compiling to stand in a configuration's way; [`Outcome::Ranked`] when nothing is.
 pub fn obstacle(subject: &Subject, target: &Target, platform: &Platform, config: &Config) -> Outcome {
-    let Ok(program) = subject.program(config) else { return Outcome::Failed };
-    let rejection = before_compiling(platform, target, config, &footprint(&program, config.num_stages));
-    rejection.map_or(Outcome::Ranked, |r| r.outcome)
+    let Ok(launches) = subject.programs(config) else { return Outcome::Failed };
+    refused_before_compiling(platform, target, &launches).map_or(Outcome::Ranked, |r| r.outcome)
 }
 
 /// The model's choice without compiling: every candidate that nothing rules out, the fastest of them.
@@ -292,19 +313,14 @@ pub fn model_choice(
 ) -> Result<Option<Config>, TuneError> {
     let mut best: Option<(f64, Config)> = None;
     for config in subject.candidates()? {
-        let Ok(program) = subject.program(&config) else { continue };
-        let least = footprint(&program, config.num_stages);
-        if before_compiling(platform, target, &config, &least).is_some() {
+        let Ok(launches) = subject.programs(&config) else { continue };
+        if refused_before_compiling(platform, target, &launches).is_some() {
             continue;
         }
-        let work = subject.work(&program, &config);
-        let resources = Resources {
-            registers: 0,
-            smem_bytes: least.smem_bytes,
-            spill_bytes: 0,
-            ctas_per_sm: config.occupancy,
-        };
-        let time = time_of(subject, platform, &config, &work, &resources, &least).us;
+        // Nothing was assembled: what each launch cannot do without counts instead.
+        let resources =
+            Resources { registers: 0, smem_bytes: 0, spill_bytes: 0, ctas_per_sm: config.occupancy };
+        let time = time_of(subject, platform, &config, &launches, &resources).us;
         if best.as_ref().is_none_or(|(least, _)| time < *least) {
             best = Some((time, config));
         }

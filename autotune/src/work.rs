@@ -587,8 +587,8 @@ mod tests {
     }
 
     fn grid_work(subject: &Subject, config: &Config) -> GridWork {
-        let program = subject.program(config).unwrap_or_else(|e| panic!("{e}"));
-        subject.work(&program, config)
+        let launches = subject.programs(config).unwrap_or_else(|e| panic!("{e}"));
+        subject.work(&launches[0], config)
     }
 
     /// Operations of attention between one block of 64 queries and one of 64 keys of 64 elements: two products.
@@ -630,14 +630,14 @@ mod tests {
     fn the_footprint_is_what_stages_and_accumulators_take() {
         let config = config(&[("TILE_M", 64), ("TILE_N", 32), ("TILE_K", 32)]);
         let subject = subject("matmul", &[]);
-        let program = subject.program(&config).unwrap_or_else(|e| panic!("{e}"));
-        let least = footprint(&program, 3);
+        let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
+        let least = footprint(&launches[0].program, 3);
         assert_eq!(least.smem_bytes, 3 * (64 + 32) * 32 * 2);
         assert_eq!((least.registers, least.accumulator_registers), (64 * 32, 64 * 32));
         let attention = attention(256, 1);
         let config = self::config(&[("TILE_M", 128), ("TILE_N", 32)]);
-        let program = attention.program(&config).unwrap_or_else(|e| panic!("{e}"));
-        let least = footprint(&program, 2);
+        let launches = attention.programs(&config).unwrap_or_else(|e| panic!("{e}"));
+        let least = footprint(&launches[0].program, 2);
         assert_eq!(least.smem_bytes, 2 * 2 * 32 * 64 * 2);
         assert_eq!(least.accumulator_registers, 128 * 64 + 128 * 32);
         assert_eq!(least.registers, least.accumulator_registers + 2 * 128);

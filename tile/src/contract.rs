@@ -6,8 +6,10 @@
 use crate::dynamic::DynTensor;
 pub use crate::dynamic::ScalarValue;
 use crate::registry::KernelDef;
+pub use crate::steps::{Step, StepArg, make_tensors, run, run_steps};
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
+use tile_lang::ast::TypeExpr;
 use tile_lang::{Bindings, Config, DType};
 
 /// One run of a kernel: a dtype and the value of each size the contract names.
@@ -175,8 +177,35 @@ pub trait Contract: Send + Sync {
     /// The kernel's dtype parameters.
     fn dtype_bindings(&self, problem: &Problem) -> IndexMap<String, DType>;
 
-    /// How many programs to launch along each axis.
+    /// How many programs to launch along each axis; of several steps, the first's.
     fn grid(&self, problem: &Problem, config: &Config) -> [usize; 3];
+
+    /// Device scratch that the steps hand results through; its contents do not matter before and after. None
+    /// unless a contract says so.
+    fn workspace(&self, problem: &Problem, config: &Config) -> Vec<TensorSpec> {
+        let _ = (problem, config);
+        Vec::new()
+    }
+
+    /// The launches that make the result, in order. Unless a contract says otherwise: the one kernel, with all
+    /// tensors and scalars.
+    fn steps(&self, problem: &Problem, config: &Config) -> Vec<Step> {
+        let kernel = self.kernel();
+        let (mut tensors, mut scalars) = (0.., self.scalars(problem).into_iter());
+        let args = kernel.ast().params.iter().filter_map(|param| match param.ty {
+            TypeExpr::Tensor { .. } => tensors.next().map(StepArg::Tensor),
+            _ => scalars.next().map(StepArg::Scalar),
+        });
+        let (args, bindings) = (args.collect(), self.bindings(problem, config));
+        vec![Step { kernel, config: config.clone(), bindings, grid: self.grid(problem, config), args }]
+    }
+
+    /// The values of an input that are not normal draws: indices, lengths, scales. Row-major; `None` for normal
+    /// draws.
+    fn fill(&self, problem: &Problem, tensor: &TensorSpec, seed: u64) -> Option<Vec<f64>> {
+        let _ = (problem, tensor, seed);
+        None
+    }
 
     /// Useful floating-point operations.
     fn flops(&self, problem: &Problem) -> f64;
@@ -221,6 +250,19 @@ pub trait Contract: Send + Sync {
         consts.extend(self.consts(problem));
         Bindings { consts, dtypes: self.dtype_bindings(problem) }
     }
+
+    /// Every tensor that the steps take: those of [`tensors`](Self::tensors), then the workspace.
+    fn all_tensors(&self, problem: &Problem, config: &Config) -> Vec<TensorSpec> {
+        let mut all = self.tensors(problem);
+        all.extend(self.workspace(problem, config));
+        all
+    }
+
+    /// The outputs out of all tensors.
+    fn outputs(&self, problem: &Problem, all: Vec<DynTensor>) -> Vec<DynTensor> {
+        let specs = self.tensors(problem);
+        all.into_iter().zip(specs).filter(|(_, spec)| spec.role == Role::Output).map(|(t, _)| t).collect()
+    }
 }
 
 /// A registered contract; made by [`crate::register_contract!`].
@@ -249,25 +291,49 @@ macro_rules! register_contract {
     };
 }
 
-/// Random inputs of a problem: standard normal values from a seed, rounded to each tensor's dtype.
+/// Random inputs of a problem: what the contract [fills](Contract::fill) a tensor with, else standard normal values
+/// from a seed; rounded to each tensor's dtype.
 pub fn random_inputs(contract: &dyn Contract, problem: &Problem, seed: u64) -> Vec<DynTensor> {
-    let mut state = seed;
+    let mut draws = Draws::new(seed);
     contract
         .tensors(problem)
         .iter()
         .filter(|t| t.role == Role::Input)
         .map(|t| {
-            let count = t.shape.iter().product();
-            let values: Vec<f64> = (0..count).map(|_| standard_normal(&mut state)).collect();
+            let values = contract.fill(problem, t, seed).unwrap_or_else(|| {
+                let count = t.shape.iter().product();
+                (0..count).map(|_| draws.normal()).collect()
+            });
             DynTensor::from_f64(t.dtype, &t.shape, &values)
         })
         .collect()
 }
 
-/// One draw from a standard normal distribution: the sum of twelve uniform draws (Irwin-Hall), from SplitMix64.
-fn standard_normal(state: &mut u64) -> f64 {
-    let sum: f64 = (0..12).map(|_| (split_mix(state) >> 11) as f64 / (1u64 << 53) as f64).sum();
-    sum - 6.0
+/// Random values, the same for the same seed.
+#[derive(Clone, Debug)]
+pub struct Draws {
+    state: u64,
+}
+
+impl Draws {
+    /// Starts from a seed.
+    pub fn new(seed: u64) -> Draws {
+        Draws { state: seed }
+    }
+
+    /// One draw from a standard normal distribution: the sum of twelve uniform draws (Irwin-Hall).
+    pub fn normal(&mut self) -> f64 {
+        let uniform = |state: &mut u64| (split_mix(state) >> 11) as f64 / (1u64 << 53) as f64;
+        (0..12).map(|_| uniform(&mut self.state)).sum::<f64>() - 6.0
+    }
+
+    /// One of `0..bound`, all about as likely.
+    ///
+    /// # Panics
+    /// When `bound` is 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (split_mix(&mut self.state) % bound as u64) as usize
+    }
 }
 
 /// The next value of SplitMix64 (Steele, Lea and Flood, 2014).

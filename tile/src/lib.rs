@@ -33,6 +33,7 @@ pub mod error;
 pub mod jit;
 pub mod launch;
 pub mod registry;
+mod steps;
 pub mod tensor;
 pub mod tuning;
 

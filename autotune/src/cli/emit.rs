@@ -8,6 +8,7 @@ use crate::files::write_atomically;
 use crate::subject::{label, values};
 use codegen_ptx::{PtxasError, Target};
 use serde_json::json;
+use tile::jit::Jit;
 
 pub fn run(common: &Common, configs: &Configs, args: &EmitArgs) -> Result<(), TuneError> {
     let subject = subject(&args.kernel, &args.subjects)?;
@@ -36,13 +37,14 @@ pub fn run(common: &Common, configs: &Configs, args: &EmitArgs) -> Result<(), Tu
                 Stage::Sass => Some(assembler(common)?.ok_or(PtxasError::NotFound)?),
                 _ => None,
             };
-            let build = subject.build(&config, target, true)?;
-            match (stage, ptxas) {
-                (Stage::Gpu, _) => build.compiled.gpu.unwrap_or_default(),
-                (Stage::Llvm, _) => build.compiled.llvm.unwrap_or_default(),
-                (_, Some(ptxas)) => ptxas.disassemble(&ptxas.assemble(&build.compiled.ptx, target)?.cubin)?,
-                (_, None) => build.compiled.ptx,
-            }
+            let stage_of = |build: Jit| match (stage, &ptxas) {
+                (Stage::Gpu, _) => Ok(build.compiled.gpu.unwrap_or_default()),
+                (Stage::Llvm, _) => Ok(build.compiled.llvm.unwrap_or_default()),
+                (_, Some(ptxas)) => ptxas.disassemble(&ptxas.assemble(&build.compiled.ptx, target)?.cubin),
+                (_, None) => Ok(build.compiled.ptx),
+            };
+            // The launches one after another.
+            subject.build(&config, target, true)?.into_iter().map(stage_of).collect::<Result<_, _>>()?
         }
     };
     let text = if text.ends_with('\n') { text } else { text + "\n" };

@@ -10,11 +10,11 @@ use serde_json::json;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
-use tile::contract::{Role, relative_error};
+use tile::Device;
+use tile::contract::{Role, make_tensors, relative_error, run_steps};
 use tile::device::DeviceKind;
-use tile::dynamic::{CpuOptions, DynArg, DynTensor};
-use tile::{Device, LaunchError};
-use tile_lang::{Bindings, DType};
+use tile::dynamic::{CpuOptions, DynTensor};
+use tile_lang::DType;
 
 pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     let contract = find_contract(&args.kernel)?;
@@ -34,18 +34,15 @@ pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     let subject = Subject { contract, problem };
     let mut config = contract.default_config(&subject.problem);
     subject.set(&mut config, &args.subjects.set())?;
-    subject.program(&config)?;
+    subject.programs(&config)?;
 
     let specs = contract.tensors(&subject.problem);
-    let mut tensors = Vec::new();
-    for spec in &specs {
-        match inputs.get(spec.name) {
-            Some(input) if spec.role == Role::Input => tensors.push(input.clone()),
-            _ => tensors.push(DynTensor::zeros(spec.dtype, &spec.shape)),
-        }
-    }
+    let in_order = specs.iter().filter(|spec| spec.role == Role::Input);
+    let in_order: Vec<DynTensor> = in_order.filter_map(|spec| inputs.get(spec.name)).cloned().collect();
+    let mut tensors = make_tensors(contract, &subject.problem, &config, &in_order);
+    let steps = contract.steps(&subject.problem, &config);
     let start = Instant::now();
-    launch(&subject, &device, &config, &mut tensors, args.check_races)?;
+    run_steps(&steps, &device, &mut tensors, CpuOptions { check_races: args.check_races })?;
     let elapsed = start.elapsed();
 
     let errors = if args.check { compare(&subject, &device, &tensors)? } else { Vec::new() };
@@ -92,35 +89,6 @@ fn open_device(name: &str) -> Result<Device, TuneError> {
         (_, Some(Ok(index))) => Ok(Device::cuda(index)?),
         _ => Err(TuneError::Usage(format!("unknown device `{name}`; there are: cpu, cuda:<index>"))),
     }
-}
-
-/// Runs the kernel; `tensors` are its tensor arguments in order.
-fn launch(
-    subject: &Subject,
-    device: &Device,
-    config: &tile_lang::Config,
-    tensors: &mut [DynTensor],
-    check_races: bool,
-) -> Result<(), TuneError> {
-    let contract = subject.contract;
-    let mut tensors = tensors.iter_mut();
-    let mut scalars = contract.scalars(&subject.problem).into_iter();
-    let args = contract.kernel().ast().params.iter().filter_map(|p| match p.ty {
-        tile_lang::ast::TypeExpr::Tensor { .. } => tensors.next().map(DynArg::Tensor),
-        _ => scalars.next().map(DynArg::Scalar),
-    });
-    let mut args: Vec<DynArg> = args.collect();
-    let bindings: Bindings = contract.bindings(&subject.problem, config);
-    let grid = contract.grid(&subject.problem, config);
-    let kernel = contract.kernel();
-    match device.kind() {
-        DeviceKind::Cpu => {
-            kernel.run_cpu(&mut args, config, &bindings, grid, CpuOptions { check_races })?;
-        }
-        _ if check_races => return Err(LaunchError::RacesOnGpu { kernel: kernel.name }.into()),
-        _ => kernel.run_on(device, &mut args, config, &bindings, grid)?,
-    }
-    Ok(())
 }
 
 /// The relative error of each output against the contract's reference.

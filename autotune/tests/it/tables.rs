@@ -29,13 +29,15 @@ fn every_table_entry_assembles_or_is_refused_for_want_of_room() {
                 for target in Target::all() {
                     let mut assembled = 0;
                     for config in candidates.iter().filter(agrees) {
-                        let compiled = match subject.build(config, target, false) {
-                            Ok(build) => build.compiled,
+                        let builds = match subject.build(config, target, false) {
+                            Ok(builds) => builds,
                             Err(TuneError::Lower { source, .. }) if !source.is_bug() => continue,
                             Err(error) => panic!("{} for {target}: {error}", label(config)),
                         };
-                        let report = assembler.assemble(&compiled.ptx, target);
-                        report.unwrap_or_else(|e| panic!("{} for {target}: {e}", label(config)));
+                        for build in builds {
+                            let report = assembler.assemble(&build.compiled.ptx, target);
+                            report.unwrap_or_else(|e| panic!("{} for {target}: {e}", label(config)));
+                        }
                         assembled += 1;
                     }
                     assert!(

@@ -11,6 +11,7 @@ use tile::contract::{Contract, contracts};
 use tile::jit::{self, TensorFacts};
 use tile_lang::DType;
 
+/// The most that a step of a problem takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Resources {
@@ -49,15 +50,19 @@ fn measure(
 ) -> Resources {
     let problem = problem(contract, dtype, sizes);
     let config = contract.default_config(&problem);
-    let facts = vec![TensorFacts::ALIGNED; contract.tensors(&problem).len()];
-    let bindings = contract.bindings(&problem, &config);
-    let compiled = jit::compile(contract.kernel(), &bindings, &config, target, &facts, false)
-        .unwrap_or_else(|e| panic!("{problem:?}: {e}"))
-        .compiled;
-    let report = assembler.assemble(&compiled.ptx, target).unwrap_or_else(|e| panic!("{problem:?}: {e}"));
-    let spills = report.spill_store_bytes + report.spill_load_bytes;
-    assert_eq!(spills, 0, "{problem:?} {config:?} spills for {target}");
-    Resources { registers: report.registers, smem_bytes: compiled.smem_bytes }
+    let mut most = Resources { registers: 0, smem_bytes: 0 };
+    for step in contract.steps(&problem, &config) {
+        let facts = vec![TensorFacts::ALIGNED; step.tensors().count()];
+        let compiled = jit::compile(step.kernel, &step.bindings, &step.config, target, &facts, false)
+            .unwrap_or_else(|e| panic!("{problem:?}: {e}"))
+            .compiled;
+        let report = assembler.assemble(&compiled.ptx, target).unwrap_or_else(|e| panic!("{problem:?}: {e}"));
+        let spills = report.spill_store_bytes + report.spill_load_bytes;
+        assert_eq!(spills, 0, "{problem:?} {config:?} spills for {target}");
+        most.registers = most.registers.max(report.registers);
+        most.smem_bytes = most.smem_bytes.max(compiled.smem_bytes);
+    }
+    most
 }
 
 #[test]

@@ -2,8 +2,8 @@
 
 use indexmap::IndexMap;
 use tile::Config;
-use tile::contract::{Contract, Problem, Role, ScalarValue, random_inputs, relative_error};
-use tile::dynamic::{CpuOptions, DynArg, DynTensor};
+use tile::contract::{self, Contract, Problem, Role, ScalarValue, StepArg, random_inputs, relative_error};
+use tile::dynamic::DynTensor;
 use tile::jit::{self, TensorFacts};
 use tile_ir::interpret::{self, Arg, HostTensor, Scalar};
 use tile_lang::DType;
@@ -21,28 +21,7 @@ pub fn config(contract: &dyn Contract, problem: &Problem, consts: &[(&str, i64)]
     config
 }
 
-/// Inputs and poisoned outputs in the order of the kernel's parameters: what nobody writes stays NaN.
-fn tensors(contract: &dyn Contract, problem: &Problem, inputs: &[DynTensor]) -> Vec<DynTensor> {
-    let mut inputs = inputs.iter().cloned();
-    let specs = contract.tensors(problem);
-    let tensor = |spec: &tile::contract::TensorSpec| match spec.role {
-        Role::Input => inputs.next().expect("as many inputs as the contract names"),
-        Role::Output => {
-            let count = spec.shape.iter().product();
-            DynTensor::from_f64(spec.dtype, &spec.shape, &vec![f64::NAN; count])
-        }
-    };
-    specs.iter().map(tensor).collect()
-}
-
-/// The outputs in f64.
-fn outputs(contract: &dyn Contract, problem: &Problem, all: impl Iterator<Item = Vec<f64>>) -> Vec<Vec<f64>> {
-    let specs = contract.tensors(problem);
-    all.zip(specs).filter(|(_, spec)| spec.role == Role::Output).map(|(values, _)| values).collect()
-}
-
-/// Runs the kernel on a device.
-#[cfg(feature = "cuda")]
+/// Runs every step on a device.
 pub fn run_on(
     device: &tile::Device,
     contract: &dyn Contract,
@@ -50,58 +29,51 @@ pub fn run_on(
     config: &Config,
     inputs: &[DynTensor],
 ) -> Vec<Vec<f64>> {
-    let mut all = tensors(contract, problem, inputs);
-    let scalars = contract.scalars(problem);
-    let mut args: Vec<DynArg> = all.iter_mut().map(DynArg::Tensor).collect();
-    args.extend(scalars.into_iter().map(DynArg::Scalar));
-    let (bindings, grid) = (contract.bindings(problem, config), contract.grid(problem, config));
-    contract
-        .kernel()
-        .run_on(device, &mut args, config, &bindings, grid)
+    let outputs = contract::run(contract, problem, config, device, inputs)
         .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
-    outputs(contract, problem, all.iter().map(DynTensor::to_f64))
+    outputs.iter().map(DynTensor::to_f64).collect()
 }
 
-/// Runs the kernel's Rust body on the CPU.
+/// Runs the kernels' Rust bodies on the CPU.
 pub fn run_eager(
     contract: &dyn Contract,
     problem: &Problem,
     config: &Config,
     inputs: &[DynTensor],
 ) -> Vec<Vec<f64>> {
-    let mut all = tensors(contract, problem, inputs);
-    let scalars = contract.scalars(problem);
-    let mut args: Vec<DynArg> = all.iter_mut().map(DynArg::Tensor).collect();
-    args.extend(scalars.into_iter().map(DynArg::Scalar));
-    let bindings = contract.bindings(problem, config);
-    let grid = contract.grid(problem, config);
-    contract
-        .kernel()
-        .run_cpu(&mut args, config, &bindings, grid, CpuOptions::default())
-        .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
-    outputs(contract, problem, all.iter().map(DynTensor::to_f64))
+    run_on(&tile::Device::cpu(), contract, problem, config, inputs)
 }
 
-/// Lowers the kernel to the tile level, optimizes it and interprets the result.
+/// Lowers the kernel of every step to the tile level, optimizes it and interprets the result.
 pub fn run_interpreted(
     contract: &dyn Contract,
     problem: &Problem,
     config: &Config,
     inputs: &[DynTensor],
 ) -> Vec<Vec<f64>> {
-    let mut all: Vec<HostTensor> = tensors(contract, problem, inputs)
+    let mut all: Vec<HostTensor> = contract::make_tensors(contract, problem, config, inputs)
         .into_iter()
         .map(|t| HostTensor { dtype: t.dtype, shape: t.shape, strides: t.strides, data: t.data })
         .collect();
-    let facts = vec![TensorFacts::ALIGNED; all.len()];
-    tile_ir::with_context(|context| {
-        let module = jit::lower(contract.kernel(), &contract.bindings(problem, config), &facts, context)
-            .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
-        let mut args: Vec<Arg> = all.iter_mut().map(Arg::Tensor).collect();
-        args.extend(contract.scalars(problem).into_iter().map(|s| Arg::Scalar(scalar(s))));
-        interpret::run(&module, &mut args, contract.grid(problem, config)).expect("the module runs");
-    });
-    outputs(contract, problem, all.iter().map(HostTensor::to_f64))
+    for step in contract.steps(problem, config) {
+        let facts = vec![TensorFacts::ALIGNED; step.tensors().count()];
+        let mut tensors: Vec<_> = all.iter_mut().map(Some).collect();
+        let mut args: Vec<Arg> = Vec::new();
+        for arg in &step.args {
+            args.push(match *arg {
+                StepArg::Tensor(index) => Arg::Tensor(tensors[index].take().expect("each tensor once")),
+                StepArg::Scalar(value) => Arg::Scalar(scalar(value)),
+            });
+        }
+        tile_ir::with_context(|context| {
+            let module = jit::lower(step.kernel, &step.bindings, &facts, context)
+                .unwrap_or_else(|e| panic!("{problem:?} {config:?}: {e}"));
+            interpret::run(&module, &mut args, step.grid).expect("the module runs");
+        });
+    }
+    let specs = contract.tensors(problem);
+    let outputs = all.iter().zip(specs).filter(|(_, spec)| spec.role == Role::Output);
+    outputs.map(|(tensor, _)| tensor.to_f64()).collect()
 }
 
 fn scalar(value: ScalarValue) -> Scalar {
