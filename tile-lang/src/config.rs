@@ -20,11 +20,22 @@ pub struct Config {
     pub occupancy: u32,
     /// CTAs of a cluster.
     pub num_ctas: u32,
+    /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
+    /// that is meant for whatever SM it is used on.
+    #[serde(skip)]
+    pub tuned_for: Option<&'static str>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Config { consts: IndexMap::new(), num_warps: 4, num_stages: 2, occupancy: 1, num_ctas: 1 }
+        Config {
+            consts: IndexMap::new(),
+            num_warps: 4,
+            num_stages: 2,
+            occupancy: 1,
+            num_ctas: 1,
+            tuned_for: None,
+        }
     }
 }
 

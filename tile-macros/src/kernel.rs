@@ -186,6 +186,8 @@ impl Parts<'_> {
                 pub occupancy: ::core::primitive::u32,
                 /// CTAs of a cluster. Without meaning on the CPU.
                 pub num_ctas: ::core::primitive::u32,
+                /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
+                pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
 
             impl ::core::default::Default for Config {
@@ -205,6 +207,7 @@ impl Parts<'_> {
                         num_stages: self.num_stages,
                         occupancy: self.occupancy,
                         num_ctas: self.num_ctas,
+                        tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
                     #(config.set(#names, self.#fields as ::core::primitive::i64);)*
@@ -218,6 +221,7 @@ impl Parts<'_> {
                         num_stages: config.num_stages,
                         occupancy: config.occupancy,
                         num_ctas: config.num_ctas,
+                        tuned_for: config.tuned_for,
                     }
                 }
             }

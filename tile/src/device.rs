@@ -1,7 +1,7 @@
 //! Where kernels run.
 
 #[cfg(feature = "cuda")]
-use crate::cuda::Gpu;
+use crate::cuda::{Gpu, Properties, Stream};
 use crate::error::LaunchError;
 use std::fmt;
 
@@ -41,7 +41,7 @@ impl Device {
         Device(Inner::Cpu)
     }
 
-    /// The GPU number `index`. Its kernels and copies run in one stream, in the order they are asked for.
+    /// The GPU number `index`. What names no [`Stream`] runs in its default stream, in the order it is asked for.
     ///
     /// # Errors
     /// [`LaunchError::Device`] when there is no driver, no such device, or no code generation for its SM.
@@ -73,7 +73,7 @@ impl Device {
         match self.0 {
             Inner::Cpu => "cpu",
             #[cfg(feature = "cuda")]
-            Inner::Cuda(_, gpu) => gpu.name(),
+            Inner::Cuda(_, gpu) => &gpu.properties().name,
         }
     }
 
@@ -85,6 +85,34 @@ impl Device {
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => Some(gpu.target()),
         }
+    }
+
+    /// What the driver says of a GPU; nothing of the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn properties(&self) -> Option<&Properties> {
+        match self.0 {
+            Inner::Cpu => None,
+            Inner::Cuda(_, gpu) => Some(gpu.properties()),
+        }
+    }
+
+    /// The stream where everything of a GPU runs that names none; nothing on the CPU.
+    #[cfg(feature = "cuda")]
+    pub fn default_stream(&self) -> Option<&Stream> {
+        match self.0 {
+            Inner::Cpu => None,
+            Inner::Cuda(_, gpu) => Some(gpu.default_stream()),
+        }
+    }
+
+    /// Free and total bytes of a GPU's memory, as the driver counts them; memory that was freed in the order of a
+    /// stream counts as free after [`synchronize`](Self::synchronize).
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU; when the device failed.
+    #[cfg(feature = "cuda")]
+    pub fn memory_info(&self) -> Result<(usize, usize), LaunchError> {
+        Gpu::of(self, "device memory")?.memory_info()
     }
 
     /// Waits until everything launched on the device is done.

@@ -1,11 +1,11 @@
 //! Kernels and tensors whose types are known only at run time: what the command line and tests work with.
 
 #[cfg(feature = "cuda")]
-use crate::cuda::DeviceMemory;
+use crate::cuda::{DeviceTensor, Prepared, Stream};
 use crate::device::Device;
 use crate::eager::{Element, F4E2M1FN, F8E4M3FN};
 use crate::error::{LaunchError, TensorError};
-use crate::launch::{self, Argument, Options};
+use crate::launch::{self, Argument, Options, Request};
 use crate::registry::KernelDef;
 use crate::tensor::{dense_strides, element_count};
 use half::{bf16, f16};
@@ -99,7 +99,7 @@ macro_rules! with_element {
 }
 
 /// Bytes that `elements` of a dtype take.
-fn byte_count(dtype: DType, elements: usize) -> usize {
+pub(crate) fn byte_count(dtype: DType, elements: usize) -> usize {
     (elements * dtype.bits() as usize).div_ceil(8)
 }
 
@@ -185,6 +185,12 @@ impl DynTensor {
 pub enum DynArg<'a> {
     /// For a `Tensor` or `TensorMut` parameter.
     Tensor(&'a mut DynTensor),
+    /// For a `Tensor` parameter of a kernel on a GPU.
+    #[cfg(feature = "cuda")]
+    Device(&'a DeviceTensor),
+    /// For a `Tensor` or `TensorMut` parameter of a kernel on a GPU.
+    #[cfg(feature = "cuda")]
+    DeviceMut(&'a mut DeviceTensor),
     /// For a scalar parameter.
     Scalar(ScalarValue),
 }
@@ -214,16 +220,15 @@ impl KernelDef {
         grid: [usize; 3],
         options: CpuOptions,
     ) -> Result<(), LaunchError> {
-        let arguments = args.iter_mut().map(Argument::dynamic).collect();
-        let mut config = config.clone();
-        for (name, &value) in &dtypes.consts {
-            config.consts.entry(name.clone()).or_insert(value);
-        }
         let options = Options { check_races: options.check_races, unproved: false };
-        launch::run(self, &Device::cpu(), arguments, &config, &dtypes.dtypes, grid, options)
+        let arguments = args.iter_mut().map(Argument::dynamic);
+        self.request(arguments.collect(), config, dtypes, grid, options, |request| {
+            request.run(&Device::cpu())
+        })
     }
 
-    /// Runs the kernel on a device: on a GPU over copies of the tensors there, which are copied back.
+    /// Runs the kernel on a device: on a GPU over copies of the tensors that are in host memory, which are copied
+    /// back.
     ///
     /// # Errors
     /// As [`run_cpu`](Self::run_cpu); also when the device fails, or the kernel does not compile for it.
@@ -236,36 +241,77 @@ impl KernelDef {
         dtypes: &Bindings,
         grid: [usize; 3],
     ) -> Result<(), LaunchError> {
-        let crate::device::Inner::Cuda(_, gpu) = device.0 else {
+        if let crate::device::Inner::Cpu = device.0 {
             return self.run_cpu(args, config, dtypes, grid, CpuOptions::default());
+        }
+        let copy = |arg: &DynArg<'_>| match arg {
+            DynArg::Tensor(tensor) => DeviceTensor::from_host(device, tensor).map(Some),
+            _ => Ok(None),
         };
-        let copies: Result<Vec<_>, _> = args
-            .iter()
-            .map(|arg| match arg {
-                DynArg::Tensor(tensor) => DeviceMemory::upload(gpu, &tensor.data).map(Some),
-                DynArg::Scalar(_) => Ok(None),
-            })
-            .collect();
-        let copies = copies?;
-        let arguments = args.iter_mut().zip(&copies).map(|(arg, copy)| {
-            let argument = Argument::dynamic(arg);
-            match copy {
-                Some(memory) => argument.on_device(memory),
-                None => argument,
-            }
+        let copies = args.iter().map(copy).collect::<Result<Vec<_>, _>>()?;
+        let arguments = args.iter_mut().zip(&copies).map(|(arg, copy)| match copy {
+            Some(tensor) => Argument::on_device(tensor, true),
+            None => Argument::dynamic(arg),
         });
-        let arguments = arguments.collect();
+        let run = |request: Request<'_>| request.run(device);
+        self.request(arguments.collect(), config, dtypes, grid, Options::default(), run)?;
+        for (arg, copy) in args.iter_mut().zip(&copies) {
+            if let (DynArg::Tensor(tensor), Some(copy)) = (arg, copy) {
+                copy.buffer().download(&mut tensor.data)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks a stream to run the kernel over tensors on its device.
+    ///
+    /// # Errors
+    /// As [`run_on`](Self::run_on), and when a tensor is elsewhere.
+    #[cfg(feature = "cuda")]
+    pub fn launch_on(
+        &'static self,
+        stream: &Stream,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+    ) -> Result<(), LaunchError> {
+        let arguments = args.iter_mut().map(Argument::dynamic).collect();
+        let run = |request: Request<'_>| request.run_in(stream);
+        self.request(arguments, config, dtypes, grid, Options::default(), run)
+    }
+
+    /// Checks, compiles and loads the kernel over tensors on a GPU, to launch it often.
+    ///
+    /// # Errors
+    /// As [`launch_on`](Self::launch_on).
+    #[cfg(feature = "cuda")]
+    pub fn prepare(
+        &'static self,
+        device: &Device,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+    ) -> Result<Prepared, LaunchError> {
+        let arguments = args.iter_mut().map(Argument::dynamic).collect();
+        let run = |request: Request<'_>| request.prepare(device);
+        self.request(arguments, config, dtypes, grid, Options::default(), run)
+    }
+
+    fn request<R>(
+        &'static self,
+        args: Vec<Argument<'_>>,
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+        options: Options,
+        run: impl FnOnce(Request<'_>) -> Result<R, LaunchError>,
+    ) -> Result<R, LaunchError> {
         let mut config = config.clone();
         for (name, &value) in &dtypes.consts {
             config.consts.entry(name.clone()).or_insert(value);
         }
-        let options = Options { check_races: false, unproved: false };
-        launch::run(self, device, arguments, &config, &dtypes.dtypes, grid, options)?;
-        for (arg, copy) in args.iter_mut().zip(&copies) {
-            if let (DynArg::Tensor(tensor), Some(memory)) = (arg, copy) {
-                memory.download(0, &mut tensor.data)?;
-            }
-        }
-        Ok(())
+        run(Request { kernel: self, args: &args, config: &config, dtypes: &dtypes.dtypes, grid, options })
     }
 }

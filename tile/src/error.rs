@@ -247,12 +247,74 @@ pub enum DeviceError {
         /// Bytes asked for.
         bytes: usize,
     },
-    /// A call of the driver failed. After an error of a running kernel every later call on the device fails too.
+    /// Something that only GPUs have was asked of the CPU.
+    #[error("{what} is of a GPU; the CPU device has none")]
+    NotAGpu {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// Things of two devices that do not work together.
+    #[error("{what} of cuda:{found} is used for cuda:{expected}")]
+    OtherDevice {
+        /// What is of another device.
+        what: &'static str,
+        /// Its device.
+        found: usize,
+        /// The device it is used for.
+        expected: usize,
+    },
+    /// More streams than a device can tell apart.
+    #[error("cuda:{index}: {limit} streams are open, which is as many as can be; drop some, or share them")]
+    TooManyStreams {
+        /// The device.
+        index: usize,
+        /// How many there can be.
+        limit: usize,
+    },
+    /// An event that marks nothing yet.
+    #[error("cuda:{index}: the event was not recorded; call `record` first")]
+    EventNotRecorded {
+        /// The device.
+        index: usize,
+    },
+    /// Something that cannot be part of a graph, while one is captured.
+    #[error("cuda:{index}: {what} cannot be part of a graph; do it before or after the capture")]
+    Captured {
+        /// The device.
+        index: usize,
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A copy between buffers of different sizes.
+    #[error("cuda:{index}: a copy between a device buffer of {expected} bytes and {found} bytes")]
+    BufferSize {
+        /// The device.
+        index: usize,
+        /// Bytes of the device buffer.
+        expected: usize,
+        /// Bytes of the other side.
+        found: usize,
+    },
+    /// A running kernel went wrong: the device's context is lost, and every later call on it fails the same way.
+    #[error(
+        "cuda:{index}: {doing}: a kernel that ran before went wrong: {message} ({code}); this process can use the device no more"
+    )]
+    Fault {
+        /// The device.
+        index: usize,
+        /// What was being done when it showed.
+        doing: &'static str,
+        /// The driver's name of the error.
+        code: String,
+        /// The driver's words.
+        message: String,
+    },
+    /// A call of the driver failed.
     #[error("cuda:{index}: {doing}: {message} ({code})")]
     Driver {
         /// The device.
         index: usize,
-        /// What was being done; an error of a kernel launched earlier may show here.
+        /// What was being done.
         doing: &'static str,
         /// The driver's name of the error.
         code: String,
@@ -268,6 +330,39 @@ pub enum LaunchError {
     /// The device is not there, or failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
+    /// Extents and strides that make no tensor.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// A configuration that was tuned for another SM.
+    #[error(
+        "kernel `{kernel}`: the configuration was tuned for {tuned_for}, the device is {target}; look one up for the device, or tune on it"
+    )]
+    ConfigForOtherTarget {
+        /// The kernel.
+        kernel: &'static str,
+        /// The SM it was tuned for.
+        tuned_for: &'static str,
+        /// The device's.
+        target: &'static str,
+    },
+    /// The compiled kernel takes more registers than the device has for a CTA.
+    #[error(
+        "kernel `{kernel}`: a CTA of {threads} threads takes more registers than the device has; choose smaller tiles or fewer warps"
+    )]
+    OutOfResources {
+        /// The kernel.
+        kernel: &'static str,
+        /// Threads of the CTA.
+        threads: u32,
+    },
+    /// A tensor to store to that was given for reading only.
+    #[error("kernel `{kernel}`: `{name}` is stored to, but was given for reading only")]
+    NotWritable {
+        /// The kernel.
+        kernel: &'static str,
+        /// The parameter.
+        name: String,
+    },
     /// A tensor that lies elsewhere than the kernel is to run.
     #[error(
         "kernel `{kernel}` is launched on {expected}, but `{name}` is on {found}; move it there with `to_device`"
@@ -553,6 +648,14 @@ pub enum TensorError {
         expected: usize,
         /// Bytes given.
         found: usize,
+    },
+    /// As many strides as extents are needed.
+    #[error("shape {shape:?} with strides {strides:?}: one stride a dimension is needed")]
+    Strides {
+        /// The shape.
+        shape: Vec<usize>,
+        /// The strides.
+        strides: Vec<usize>,
     },
     /// The shape has more elements than memory can hold.
     #[error("shape {shape:?} has more elements than memory can hold")]

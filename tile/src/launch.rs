@@ -3,7 +3,7 @@
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::{Device, DeviceKind, Inner};
-use crate::dynamic::{DynArg, ScalarValue};
+use crate::dynamic::{DynArg, DynTensor, ScalarValue};
 use crate::eager::{self, Element, Scalar, Shadow, Tensor, TensorMut, View};
 use crate::error::LaunchError;
 use crate::registry::KernelDef;
@@ -11,6 +11,8 @@ use crate::tensor::TensorBuf;
 use indexmap::IndexMap;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 use tile_lang::ast::{ConstKind, DTypeExpr, Param, TypeExpr};
 use tile_lang::{Bindings, Config, DType, Diagnostic, nearest};
 
@@ -36,11 +38,12 @@ struct RawTensor<'a> {
     /// Elements there are from `base` on.
     len: usize,
     dtype: DType,
-    shape: Vec<usize>,
-    strides: Vec<usize>,
+    shape: &'a [usize],
+    strides: &'a [usize],
     writable: bool,
-    /// Whose memory `base` is an address of.
-    location: DeviceKind,
+    /// The device memory that `base` is an address of.
+    #[cfg(feature = "cuda")]
+    memory: Option<&'a Arc<cuda::Allocation>>,
     borrow: PhantomData<&'a mut u8>,
 }
 
@@ -49,19 +52,41 @@ unsafe impl Send for RawTensor<'_> {}
 // SAFETY: as above; nothing is written through it but by the kernel's own stores.
 unsafe impl Sync for RawTensor<'_> {}
 
+impl RawTensor<'_> {
+    /// Whose memory `base` is an address of.
+    fn location(&self) -> DeviceKind {
+        #[cfg(feature = "cuda")]
+        if let Some(memory) = self.memory {
+            return DeviceKind::Cuda(memory.gpu().index());
+        }
+        DeviceKind::Cpu
+    }
+}
+
 impl<'a> Argument<'a> {
     /// A tensor to read.
     pub fn read<T: Element, const R: usize>(tensor: &'a TensorBuf<T, R>) -> Self {
-        let (base, len) = tensor.raw();
-        let (shape, strides) = (&tensor.shape(), &tensor.strides());
-        Self::tensor(base.cast_mut(), len, T::DTYPE, shape, strides, false).at(tensor.location())
+        Self::typed(tensor.raw().cast_mut(), tensor, false)
     }
 
     /// A tensor to read and write.
     pub fn write<T: Element, const R: usize>(tensor: &'a mut TensorBuf<T, R>) -> Self {
-        let (base, len) = tensor.raw_mut();
-        let (shape, strides) = (&tensor.shape(), &tensor.strides());
-        Self::tensor(base, len, T::DTYPE, shape, strides, true).at(tensor.location())
+        Self::typed(tensor.raw_mut(), tensor, true)
+    }
+
+    fn typed<T: Element, const R: usize>(base: *mut u8, tensor: &'a TensorBuf<T, R>, writable: bool) -> Self {
+        let (shape, strides) = tensor.extents();
+        Argument(Kind::Tensor(RawTensor {
+            base,
+            len: tensor.capacity(),
+            dtype: T::DTYPE,
+            shape,
+            strides,
+            writable,
+            #[cfg(feature = "cuda")]
+            memory: tensor.memory(),
+            borrow: PhantomData,
+        }))
     }
 
     /// A scalar.
@@ -73,10 +98,23 @@ impl<'a> Argument<'a> {
     pub(crate) fn dynamic(arg: &'a mut DynArg<'_>) -> Self {
         match arg {
             DynArg::Tensor(tensor) => {
-                let len = tensor.data.len() * 8 / tensor.dtype.bits() as usize;
-                let base = tensor.data.as_mut_ptr();
-                Self::tensor(base, len, tensor.dtype, &tensor.shape, &tensor.strides, true)
+                let DynTensor { dtype, shape, strides, data } = &mut **tensor;
+                Argument(Kind::Tensor(RawTensor {
+                    base: data.as_mut_ptr(),
+                    len: data.len() * 8 / dtype.bits() as usize,
+                    dtype: *dtype,
+                    shape,
+                    strides,
+                    writable: true,
+                    #[cfg(feature = "cuda")]
+                    memory: None,
+                    borrow: PhantomData,
+                }))
             }
+            #[cfg(feature = "cuda")]
+            DynArg::Device(tensor) => Self::on_device(tensor, false),
+            #[cfg(feature = "cuda")]
+            DynArg::DeviceMut(tensor) => Self::on_device(tensor, true),
             DynArg::Scalar(value) => {
                 let dtype = match value {
                     ScalarValue::F32(_) => DType::F32,
@@ -90,41 +128,20 @@ impl<'a> Argument<'a> {
         }
     }
 
-    fn tensor(
-        base: *mut u8,
-        len: usize,
-        dtype: DType,
-        shape: &[usize],
-        strides: &[usize],
-        writable: bool,
-    ) -> Self {
+    /// A type-erased tensor on a device.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn on_device(tensor: &'a cuda::DeviceTensor, writable: bool) -> Self {
+        let memory = tensor.memory();
         Argument(Kind::Tensor(RawTensor {
-            base,
-            len,
-            dtype,
-            shape: shape.to_vec(),
-            strides: strides.to_vec(),
+            base: std::ptr::without_provenance_mut(memory.address() as usize),
+            len: memory.bytes() * 8 / tensor.dtype().bits() as usize,
+            dtype: tensor.dtype(),
+            shape: tensor.shape(),
+            strides: tensor.strides(),
             writable,
-            location: DeviceKind::Cpu,
+            memory: Some(memory),
             borrow: PhantomData,
         }))
-    }
-
-    /// The tensor's copy in a device's memory takes its place.
-    #[cfg(feature = "cuda")]
-    pub(crate) fn on_device(mut self, memory: &cuda::DeviceMemory) -> Self {
-        if let Kind::Tensor(tensor) = &mut self.0 {
-            tensor.base = std::ptr::without_provenance_mut(memory.address() as usize);
-        }
-        self.at(DeviceKind::Cuda(memory.device()))
-    }
-
-    /// The tensor lies in a device's memory.
-    fn at(mut self, location: DeviceKind) -> Self {
-        if let Kind::Tensor(tensor) = &mut self.0 {
-            tensor.location = location;
-        }
-        self
     }
 }
 
@@ -150,7 +167,7 @@ fn is_injective(shape: &[usize], strides: &[usize]) -> bool {
 }
 
 /// What a launch may do without.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     /// Look for races while running, instead of asking for a proof.
     pub check_races: bool,
@@ -207,8 +224,8 @@ impl EagerCall<'_> {
         let extents = |values: &[usize]| values.try_into().expect("the launch checked the ranks");
         View {
             base: tensor.base,
-            shape: extents(&tensor.shape),
-            strides: extents(&tensor.strides),
+            shape: extents(tensor.shape),
+            strides: extents(tensor.strides),
             shadow: self.shadows[index].as_ref().map(NonNull::from),
             dtype: PhantomData,
         }
@@ -245,31 +262,80 @@ fn allowed_dtypes(kernel: &KernelDef, name: &str) -> String {
     dtypes.iter().map(|d| d.name()).collect::<Vec<_>>().join(", ")
 }
 
-/// Checks everything and runs the kernel.
-pub(crate) fn run(
-    kernel: &'static KernelDef,
-    device: &Device,
-    args: Vec<Argument<'_>>,
-    config: &Config,
-    dtypes: &IndexMap<String, DType>,
-    grid: [usize; 3],
-    options: Options,
-) -> Result<(), LaunchError> {
-    check_grid(kernel, grid)?;
-    check_config(kernel, config)?;
-    check_arguments(kernel, &args, dtypes)?;
-    check_locations(kernel, &args, device.kind())?;
-    let bindings = check_instance(kernel, config, dtypes, grid, options)?;
-    match device.0 {
-        Inner::Cpu => run_on_cpu(kernel, &args, &bindings, grid, options),
-        #[cfg(feature = "cuda")]
-        Inner::Cuda(_, gpu) if !options.check_races => {
-            let args = device_arguments(kernel, &args, &bindings)?;
-            gpu.launch(kernel, &bindings, config, grid, &args)
-        }
-        #[cfg(feature = "cuda")]
-        Inner::Cuda(..) => Err(LaunchError::RacesOnGpu { kernel: kernel.name }),
+/// A launch about to be checked.
+pub(crate) struct Request<'a> {
+    pub kernel: &'static KernelDef,
+    pub args: &'a [Argument<'a>],
+    pub config: &'a Config,
+    pub dtypes: &'a IndexMap<String, DType>,
+    pub grid: [usize; 3],
+    pub options: Options,
+}
+
+impl Request<'_> {
+    /// Checks everything that can be known before the kernel is compiled.
+    fn check(&self, device: &Device) -> Result<Bindings, LaunchError> {
+        let Request { kernel, args, config, dtypes, grid, options } = *self;
+        check_grid(kernel, grid)?;
+        check_config(kernel, config)?;
+        check_target(kernel, config, device)?;
+        check_arguments(kernel, args, dtypes)?;
+        check_locations(kernel, args, device.kind())?;
+        check_instance(kernel, config, dtypes, grid, options)
     }
+
+    /// Checks everything and runs the kernel; on a GPU in its default stream.
+    pub fn run(&self, device: &Device) -> Result<(), LaunchError> {
+        match device.0 {
+            Inner::Cpu => {
+                let bindings = self.check(device)?;
+                run_on_cpu(self.kernel, self.args, &bindings, self.grid, self.options)
+            }
+            #[cfg(feature = "cuda")]
+            Inner::Cuda(_, gpu) => self.run_in(gpu.default_stream()),
+        }
+    }
+
+    /// Checks everything and asks a stream to run the kernel.
+    #[cfg(feature = "cuda")]
+    pub fn run_in(&self, stream: &cuda::Stream) -> Result<(), LaunchError> {
+        let device = stream.device();
+        let (gpu, bindings) = (cuda::Gpu::of(&device, "a launch")?, self.check_for_gpu(&device)?);
+        let args = device_arguments(self.kernel, self.args, &bindings)?;
+        gpu.launch(self.kernel, &bindings, self.config, self.grid, &args, stream)
+    }
+
+    /// Checks everything, compiles and loads the kernel.
+    #[cfg(feature = "cuda")]
+    pub fn prepare(&self, device: &Device) -> Result<cuda::Prepared, LaunchError> {
+        let (gpu, bindings) = (cuda::Gpu::of(device, "a prepared launch")?, self.check_for_gpu(device)?);
+        let args = device_arguments(self.kernel, self.args, &bindings)?;
+        gpu.prepare(self.kernel, &bindings, self.config, self.grid, &args)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn check_for_gpu(&self, device: &Device) -> Result<Bindings, LaunchError> {
+        match self.options.check_races {
+            true => Err(LaunchError::RacesOnGpu { kernel: self.kernel.name }),
+            false => self.check(device),
+        }
+    }
+}
+
+/// Refuses a configuration that was tuned for another SM than the device's.
+fn check_target(kernel: &'static KernelDef, config: &Config, device: &Device) -> Result<(), LaunchError> {
+    #[cfg(feature = "jit")]
+    if let (Some(tuned_for), Some(target)) = (config.tuned_for, device.target())
+        && tuned_for != target.part
+    {
+        return Err(LaunchError::ConfigForOtherTarget {
+            kernel: kernel.name,
+            tuned_for,
+            target: target.part,
+        });
+    }
+    let _ = (kernel, config, device);
+    Ok(())
 }
 
 /// Checks that the tensors are where the kernel is to run.
@@ -280,9 +346,9 @@ fn check_locations(
 ) -> Result<(), LaunchError> {
     for (arg, param) in args.iter().zip(&kernel.ast().params) {
         if let Kind::Tensor(tensor) = &arg.0
-            && tensor.location != expected
+            && tensor.location() != expected
         {
-            let (name, found) = (param.name.clone(), tensor.location);
+            let (name, found) = (param.name.clone(), tensor.location());
             return Err(LaunchError::WrongDevice { kernel: kernel.name, name, found, expected });
         }
     }
@@ -324,8 +390,16 @@ fn device_arguments<'a>(
     bindings: &Bindings,
 ) -> Result<Vec<cuda::Arg<'a>>, LaunchError> {
     let argument = |(arg, param): (&'a Argument<'_>, &Param)| match &arg.0 {
-        Kind::Tensor(RawTensor { base, dtype, shape, strides, .. }) => {
-            Ok(cuda::Arg::Tensor { dtype: *dtype, address: base.addr() as u64, shape, strides })
+        Kind::Tensor(RawTensor { base, dtype, shape, strides, memory, .. }) => {
+            let mutable = matches!(param.ty, TypeExpr::Tensor { mutable: true, .. });
+            Ok(cuda::Arg::Tensor {
+                dtype: *dtype,
+                address: base.addr() as u64,
+                shape,
+                strides,
+                memory: memory.expect("the launch checked where the tensors are"),
+                access: if mutable { cuda::Access::Write } else { cuda::Access::Read },
+            })
         }
         Kind::Scalar(value, _) => {
             let dtype = match &param.ty {
@@ -359,8 +433,8 @@ fn run_on_cpu(
         .zip(&kernel.ast().params)
         .map(|(arg, param)| match (&arg.0, &param.ty) {
             (Kind::Tensor(t), TypeExpr::Tensor { mutable: true, .. }) if options.check_races => {
-                let elements = reach(&t.shape, &t.strides);
-                Some(Shadow::new(&param.name, &t.shape, &t.strides, elements, grid))
+                let elements = reach(t.shape, t.strides);
+                Some(Shadow::new(&param.name, t.shape, t.strides, elements, grid))
             }
             _ => None,
         })
@@ -480,18 +554,23 @@ fn check_argument(
                 return Err(LaunchError::ArgumentDType { kernel, name, found, expected });
             }
             if tensor.shape.len() != *rank || tensor.strides.len() != *rank {
-                let shape = tensor.shape.clone();
+                let shape = tensor.shape.to_vec();
                 return Err(LaunchError::ArgumentRank { kernel, name, shape, expected: *rank });
             }
             if let Some(axis) = tensor.shape.iter().position(|&d| d > MAX_EXTENT) {
                 let extent = tensor.shape[axis];
                 return Err(LaunchError::ExtentTooLarge { kernel, name, axis, extent });
             }
-            let (shape, strides) = (tensor.shape.clone(), tensor.strides.clone());
-            if reach(&shape, &strides) > tensor.len {
+            let (shape, strides) = (tensor.shape, tensor.strides);
+            if reach(shape, strides) > tensor.len {
+                let (shape, strides) = (shape.to_vec(), strides.to_vec());
                 return Err(LaunchError::OutOfBounds { kernel, name, shape, strides, len: tensor.len });
             }
-            if *mutable && !(tensor.writable && is_injective(&shape, &strides)) {
+            if *mutable && !tensor.writable {
+                return Err(LaunchError::NotWritable { kernel, name });
+            }
+            if *mutable && !is_injective(shape, strides) {
+                let (shape, strides) = (shape.to_vec(), strides.to_vec());
                 return Err(LaunchError::Overlap { kernel, name, shape, strides });
             }
             Ok(())
@@ -603,7 +682,7 @@ impl<'a, C: TypedConfig> Launch<'a, C> {
     /// not proved disjoint; when a program stops, with the kernel's line. The contents of the mutable tensors are
     /// unspecified after an error of a running program, and untouched after any other.
     pub fn launch(self, device: &Device) -> Result<(), LaunchError> {
-        self.run_with(device, false)
+        self.request(false, |request| request.run(device))
     }
 
     /// Runs the kernel without a proof that programs store to disjoint elements.
@@ -614,13 +693,49 @@ impl<'a, C: TypedConfig> Launch<'a, C> {
     /// # Errors
     /// As [`launch`](Self::launch), but for the proof.
     pub unsafe fn launch_unchecked(self, device: &Device) -> Result<(), LaunchError> {
-        self.run_with(device, true)
+        self.request(true, |request| request.run(device))
     }
 
-    fn run_with(self, device: &Device, unproved: bool) -> Result<(), LaunchError> {
+    /// Asks a stream to run the kernel, on the stream's device; as [`launch`](Self::launch), which uses the
+    /// device's default stream.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch).
+    #[cfg(feature = "cuda")]
+    pub fn launch_on(self, stream: &cuda::Stream) -> Result<(), LaunchError> {
+        self.request(false, |request| request.run_in(stream))
+    }
+
+    /// Asks a stream to run the kernel without a proof that programs store to disjoint elements.
+    ///
+    /// # Safety
+    /// As for [`launch_unchecked`](Self::launch_unchecked).
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch), but for the proof.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn launch_unchecked_on(self, stream: &cuda::Stream) -> Result<(), LaunchError> {
+        self.request(true, |request| request.run_in(stream))
+    }
+
+    /// Checks, compiles and loads the kernel for a GPU, to launch it often.
+    ///
+    /// # Errors
+    /// As [`launch`](Self::launch); [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device.
+    #[cfg(feature = "cuda")]
+    pub fn prepare(self, device: &Device) -> Result<cuda::Prepared, LaunchError> {
+        self.request(false, |request| request.prepare(device))
+    }
+
+    fn request<R>(
+        self,
+        unproved: bool,
+        run: impl FnOnce(Request<'_>) -> Result<R, LaunchError>,
+    ) -> Result<R, LaunchError> {
         let kernel = C::kernel();
         let grid = self.grid.ok_or(LaunchError::NoGrid { kernel: kernel.name })?;
         let options = Options { check_races: self.check_races, unproved };
-        run(kernel, device, self.args, &self.config.to_config(), &self.dtypes, grid, options)
+        let config = self.config.to_config();
+        run(Request { kernel, args: &self.args, config: &config, dtypes: &self.dtypes, grid, options })
     }
 }

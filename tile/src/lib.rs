@@ -24,7 +24,7 @@
 
 pub mod contract;
 #[cfg(feature = "cuda")]
-mod cuda;
+pub mod cuda;
 pub mod device;
 pub mod dynamic;
 pub mod eager;

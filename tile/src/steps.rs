@@ -2,12 +2,10 @@
 
 use crate::contract::{Contract, Problem, Role, TensorSpec};
 #[cfg(feature = "cuda")]
-use crate::cuda::DeviceMemory;
+use crate::cuda::{DeviceTensor, Prepared, Stream};
 use crate::device::{Device, Inner};
 use crate::dynamic::{CpuOptions, DynArg, DynTensor, ScalarValue};
 use crate::error::LaunchError;
-#[cfg(feature = "cuda")]
-use crate::launch::{self, Argument, Options};
 use crate::registry::KernelDef;
 #[cfg(feature = "cuda")]
 use tile_lang::ast::TypeExpr;
@@ -50,15 +48,45 @@ impl Step {
     ///
     /// # Panics
     /// When it names a tensor twice, or one that there is not.
-    fn arguments<'a>(&self, tensors: &'a mut [DynTensor]) -> Vec<DynArg<'a>> {
+    fn arguments<'a, T>(
+        &self,
+        tensors: &'a mut [T],
+        argument: impl Fn(&'a mut T) -> DynArg<'a>,
+    ) -> Vec<DynArg<'a>> {
         let mut tensors: Vec<_> = tensors.iter_mut().map(Some).collect();
-        let argument = |arg: &StepArg| match *arg {
-            StepArg::Tensor(index) => DynArg::Tensor(
+        let place = |arg: &StepArg| match *arg {
+            StepArg::Tensor(index) => argument(
                 tensors[index].take().unwrap_or_else(|| panic!("{}: tensor {index} twice", self.kernel.name)),
             ),
             StepArg::Scalar(value) => DynArg::Scalar(value),
         };
-        self.args.iter().map(argument).collect()
+        self.args.iter().map(place).collect()
+    }
+
+    /// Asks a stream to run it over the tensors of [`Contract::all_tensors`] on the stream's device.
+    ///
+    /// # Panics
+    /// When it names a tensor twice, or one that there is not.
+    ///
+    /// # Errors
+    /// As [`KernelDef::launch_on`].
+    #[cfg(feature = "cuda")]
+    pub fn launch_on(&self, stream: &Stream, tensors: &mut [DeviceTensor]) -> Result<(), LaunchError> {
+        let mut args = self.arguments(tensors, DynArg::DeviceMut);
+        self.kernel.launch_on(stream, &mut args, &self.config, &self.bindings, self.grid)
+    }
+
+    /// Checks, compiles and loads it over the tensors of [`Contract::all_tensors`] on a GPU, to launch it often.
+    ///
+    /// # Panics
+    /// When it names a tensor twice, or one that there is not.
+    ///
+    /// # Errors
+    /// As [`KernelDef::prepare`].
+    #[cfg(feature = "cuda")]
+    pub fn prepare(&self, device: &Device, tensors: &mut [DeviceTensor]) -> Result<Prepared, LaunchError> {
+        let mut args = self.arguments(tensors, DynArg::DeviceMut);
+        self.kernel.prepare(device, &mut args, &self.config, &self.bindings, self.grid)
     }
 }
 
@@ -119,46 +147,26 @@ pub fn run_steps(
 ) -> Result<(), LaunchError> {
     match device.0 {
         Inner::Cpu => steps.iter().try_for_each(|step| {
-            let mut args = step.arguments(tensors);
+            let mut args = step.arguments(tensors, DynArg::Tensor);
             step.kernel.run_cpu(&mut args, &step.config, &step.bindings, step.grid, options)
         }),
         #[cfg(feature = "cuda")]
         Inner::Cuda(_, gpu) => {
+            if let Some(step) = steps.first().filter(|_| options.check_races) {
+                return Err(LaunchError::RacesOnGpu { kernel: step.kernel.name });
+            }
             let copies: Result<Vec<_>, _> =
-                tensors.iter().map(|tensor| DeviceMemory::upload(gpu, &tensor.data)).collect();
-            let copies = copies?;
-            steps.iter().try_for_each(|step| launch_over(step, device, tensors, &copies, options))?;
+                tensors.iter().map(|tensor| DeviceTensor::from_host(device, tensor)).collect();
+            let mut copies = copies?;
+            steps.iter().try_for_each(|step| step.launch_on(gpu.default_stream(), &mut copies))?;
             for (index, (tensor, copy)) in tensors.iter_mut().zip(&copies).enumerate() {
                 if steps.iter().any(|step| writes(step, index)) {
-                    copy.download(0, &mut tensor.data)?;
+                    copy.buffer().download(&mut tensor.data)?;
                 }
             }
             Ok(())
         }
     }
-}
-
-/// Launches a step over the tensors' copies on the device.
-#[cfg(feature = "cuda")]
-fn launch_over(
-    step: &Step,
-    device: &Device,
-    tensors: &mut [DynTensor],
-    copies: &[DeviceMemory],
-    options: CpuOptions,
-) -> Result<(), LaunchError> {
-    let mut args = step.arguments(tensors);
-    let arguments = args.iter_mut().zip(&step.args).map(|(arg, place)| match place {
-        StepArg::Tensor(index) => Argument::dynamic(arg).on_device(&copies[*index]),
-        StepArg::Scalar(_) => Argument::dynamic(arg),
-    });
-    let arguments = arguments.collect();
-    let mut config = step.config.clone();
-    for (name, &value) in &step.bindings.consts {
-        config.consts.entry(name.clone()).or_insert(value);
-    }
-    let options = Options { check_races: options.check_races, unproved: false };
-    launch::run(step.kernel, device, arguments, &config, &step.bindings.dtypes, step.grid, options)
 }
 
 /// True when the step's kernel may write the tensor.

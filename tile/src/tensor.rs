@@ -1,11 +1,17 @@
 //! `TensorBuf`: tensors in host or device memory.
 
 #[cfg(feature = "cuda")]
-use crate::cuda::DeviceMemory;
+use crate::cuda::{Allocation, Gpu, strided_count};
 use crate::device::{Device, DeviceKind, Inner};
+#[cfg(feature = "cuda")]
+use crate::dynamic::byte_count;
 use crate::eager::Element;
 use crate::error::{LaunchError, TensorError};
+#[cfg(feature = "cuda")]
+use std::any::TypeId;
 use std::borrow::Cow;
+#[cfg(feature = "cuda")]
+use std::sync::Arc;
 use tile_lang::DType;
 
 /// An owned tensor: `R` dimensions of `T`, outermost first. Dense and row-major unless
@@ -32,42 +38,43 @@ pub struct TensorBuf<T: Element, const R: usize> {
 enum Storage<P> {
     Host(Vec<P>),
     #[cfg(feature = "cuda")]
-    Device(DeviceMemory),
+    Device(Arc<Allocation>),
 }
 
-impl<P: Copy + Default> Storage<P> {
+impl<P: Copy + 'static> Storage<P> {
     /// A copy in host memory.
     fn to_host(&self) -> Result<Vec<P>, LaunchError> {
         match self {
             Storage::Host(data) => Ok(data.clone()),
             #[cfg(feature = "cuda")]
             Storage::Device(memory) => {
-                let mut data = vec![P::default(); memory.bytes() / size_of::<P>()];
-                memory.download(0, &mut data)?;
-                Ok(data)
+                // SAFETY: the memory holds elements, as the launches' checks say and whoever lent it promised.
+                unsafe { download(memory, 0, memory.bytes() / size_of::<P>()) }
             }
         }
     }
 
     /// A copy on a device.
     fn to_device(&self, device: &Device) -> Result<Self, LaunchError> {
-        let host = self.to_host()?;
-        match device.0 {
-            Inner::Cpu => Ok(Storage::Host(host)),
+        match (device.0, self) {
+            (Inner::Cpu, _) => self.to_host().map(Storage::Host),
             #[cfg(feature = "cuda")]
-            Inner::Cuda(_, gpu) => DeviceMemory::upload(gpu, &host).map(Storage::Device),
+            (Inner::Cuda(_, gpu), Storage::Device(memory)) if std::ptr::eq(memory.gpu(), gpu) => {
+                memory.duplicate().map(Storage::Device)
+            }
+            #[cfg(feature = "cuda")]
+            (Inner::Cuda(_, gpu), _) => Allocation::upload(gpu, &self.to_host()?).map(Storage::Device),
         }
     }
 }
 
-impl<P: Copy + Default> Clone for Storage<P> {
+impl<P: Copy + 'static> Clone for Storage<P> {
     fn clone(&self) -> Self {
         match self {
             Storage::Host(data) => Storage::Host(data.clone()),
             #[cfg(feature = "cuda")]
             Storage::Device(memory) => {
-                let copy = self.to_host().and_then(|data| DeviceMemory::upload(memory.gpu(), &data));
-                Storage::Device(copy.unwrap_or_else(|error| panic!("{error}")))
+                Storage::Device(memory.duplicate().unwrap_or_else(|error| panic!("{error}")))
             }
         }
     }
@@ -132,6 +139,62 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
             advance(&mut coords, &shape);
         }
         Self::from_vec(shape, values).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// A tensor of zeros on a device; on [`Device::cpu`], one in host memory.
+    ///
+    /// # Errors
+    /// [`TensorError::TooLarge`]; when the device has too little memory.
+    pub fn zeros_on(device: &Device, shape: [usize; R]) -> Result<Self, LaunchError> {
+        let len = element_count(&shape)?;
+        match device.0 {
+            Inner::Cpu => Ok(Self::zeros(shape)),
+            #[cfg(feature = "cuda")]
+            Inner::Cuda(_, gpu) => {
+                let memory = Allocation::new(gpu.default_stream(), byte_count(T::DTYPE, len))?;
+                memory.fill(gpu.default_stream(), 0)?;
+                let strides = dense_strides(&shape).try_into().expect("one stride a dimension");
+                Ok(TensorBuf { data: Storage::Device(memory), len, shape, strides })
+            }
+        }
+    }
+
+    /// A tensor over memory of a GPU that the program has already; strides are in elements. Cloning it copies the
+    /// elements; permuting it does not.
+    ///
+    /// The memory is used until `owner` is dropped, which happens when this value is gone and the work on it is
+    /// done; give `()` for memory that outlives all that work anyway.
+    ///
+    /// ```no_run
+    /// use tile::{cuda::DeviceBuffer, prelude::*};
+    /// let device = Device::cuda(0)?;
+    /// let buffer = DeviceBuffer::from_slice(&device, &[1.0f32, 2.0, 3.0, 4.0])?;
+    /// // SAFETY: the buffer has four elements, and the tensor keeps it.
+    /// let x = unsafe { TensorBuf::<f32, 2>::from_raw(&device, buffer.address(), [2, 2], [2, 1], buffer) }?;
+    /// assert_eq!(x.to_vec(), [1.0, 2.0, 3.0, 4.0]);
+    /// # Ok::<(), LaunchError>(())
+    /// ```
+    ///
+    /// # Safety
+    /// What shape and strides reach from `address` on is memory of this device that holds elements, which nobody
+    /// else frees before `owner` is dropped or, where `owner` has nothing to drop, before all work on this value
+    /// and on graphs of it is done.
+    ///
+    /// # Errors
+    /// [`TensorError::TooLarge`]; when the device is not a GPU.
+    #[cfg(feature = "cuda")]
+    pub unsafe fn from_raw<O: Send + Sync + 'static>(
+        device: &Device,
+        address: u64,
+        shape: [usize; R],
+        strides: [usize; R],
+        owner: O,
+    ) -> Result<Self, LaunchError> {
+        let bytes = byte_count(T::DTYPE, strided_count(&shape, &strides)?);
+        let gpu = Gpu::of(device, "a tensor over device memory")?;
+        // SAFETY: the caller's.
+        let memory = unsafe { Allocation::lent(gpu, address, bytes, owner) };
+        Ok(TensorBuf { data: Storage::Device(memory), len: element_count(&shape)?, shape, strides })
     }
 
     /// The element type by name.
@@ -206,7 +269,7 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         match &self.data {
             Storage::Host(_) => DeviceKind::Cpu,
             #[cfg(feature = "cuda")]
-            Storage::Device(memory) => DeviceKind::Cuda(memory.device()),
+            Storage::Device(memory) => DeviceKind::Cuda(memory.gpu().index()),
         }
     }
 
@@ -223,7 +286,7 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         let mut coords = [0; R];
         let mut values = Vec::with_capacity(self.len);
         for _ in 0..self.len {
-            // SAFETY: shape and strides cover `len` elements exactly, and the coordinates are inside.
+            // SAFETY: shape and strides stay inside the data, and the coordinates inside the shape.
             values.push(unsafe { T::read(data.as_ptr().cast(), self.place(coords)) });
             advance(&mut coords, &self.shape);
         }
@@ -244,13 +307,14 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         assert!(inside, "coordinates {coords:?} of a tensor of shape {:?}", self.shape);
         let place = self.place(coords);
         match &self.data {
-            // SAFETY: shape and strides cover `len` elements exactly, and the coordinates are inside.
+            // SAFETY: shape and strides stay inside the data, and the coordinates inside the shape.
             Storage::Host(data) => unsafe { T::read(data.as_ptr().cast(), place) },
             #[cfg(feature = "cuda")]
             Storage::Device(memory) => {
                 let packed = size_of::<T::Packed>() * 8 / T::DTYPE.bits() as usize;
-                let mut unit = [T::Packed::default()];
-                memory.download(place / packed, &mut unit).unwrap_or_else(|error| panic!("{error}"));
+                // SAFETY: as for a copy of the whole.
+                let unit = unsafe { download::<T::Packed>(memory, place / packed, 1) };
+                let unit = unit.unwrap_or_else(|error| panic!("{error}"));
                 // SAFETY: the element is in the unit that was copied.
                 unsafe { T::read(unit.as_ptr().cast(), place % packed) }
             }
@@ -269,25 +333,76 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
         Ok(TensorBuf { shape, strides, ..self })
     }
 
-    /// Start of the elements, on the device where they are, and how many there are.
-    pub(crate) fn raw(&self) -> (*const u8, usize) {
+    /// Start of the elements, on the device where they are.
+    pub(crate) fn raw(&self) -> *const u8 {
         match &self.data {
-            Storage::Host(data) => (data.as_ptr().cast(), self.len),
+            Storage::Host(data) => data.as_ptr().cast(),
             #[cfg(feature = "cuda")]
-            Storage::Device(memory) => (std::ptr::without_provenance(memory.address() as usize), self.len),
+            Storage::Device(memory) => std::ptr::without_provenance(memory.address() as usize),
         }
     }
 
     /// As [`raw`](Self::raw), to write.
-    pub(crate) fn raw_mut(&mut self) -> (*mut u8, usize) {
+    pub(crate) fn raw_mut(&mut self) -> *mut u8 {
         match &mut self.data {
-            Storage::Host(data) => (data.as_mut_ptr().cast(), self.len),
+            Storage::Host(data) => data.as_mut_ptr().cast(),
             #[cfg(feature = "cuda")]
-            Storage::Device(memory) => {
-                (std::ptr::without_provenance_mut(memory.address() as usize), self.len)
+            Storage::Device(memory) => std::ptr::without_provenance_mut(memory.address() as usize),
+        }
+    }
+
+    /// Elements that there is memory for.
+    pub(crate) fn capacity(&self) -> usize {
+        let bytes = match &self.data {
+            Storage::Host(data) => size_of_val(data.as_slice()),
+            #[cfg(feature = "cuda")]
+            Storage::Device(memory) => memory.bytes(),
+        };
+        bytes * 8 / T::DTYPE.bits() as usize
+    }
+
+    /// Extents and strides.
+    pub(crate) fn extents(&self) -> (&[usize], &[usize]) {
+        (&self.shape, &self.strides)
+    }
+
+    /// The device memory that it lies in.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn memory(&self) -> Option<&Arc<Allocation>> {
+        match &self.data {
+            Storage::Host(_) => None,
+            Storage::Device(memory) => Some(memory),
+        }
+    }
+}
+
+/// Copies units of a tensor's memory to the host.
+///
+/// # Safety
+/// The memory holds values of `P`; where that is `bool`, any bytes.
+#[cfg(feature = "cuda")]
+unsafe fn download<P: Copy + 'static>(
+    memory: &Arc<Allocation>,
+    first: usize,
+    count: usize,
+) -> Result<Vec<P>, LaunchError> {
+    let mut data: Vec<P> = Vec::with_capacity(count);
+    let room = &mut data.spare_capacity_mut()[..count];
+    let start = first * size_of::<P>();
+    // SAFETY: the bytes are values of `P`, or become such below.
+    unsafe { memory.read(memory.gpu().default_stream(), start, room) }?;
+    if TypeId::of::<P>() == TypeId::of::<bool>() {
+        for byte in room {
+            // SAFETY: a `bool` is one byte, which was just copied. Lent memory may hold any.
+            unsafe {
+                let byte = byte.as_mut_ptr().cast::<u8>();
+                byte.write(u8::from(byte.read() != 0));
             }
         }
     }
+    // SAFETY: the copy filled `count` values.
+    unsafe { data.set_len(count) };
+    Ok(data)
 }
 
 impl<T: Element> TensorBuf<T, 2> {

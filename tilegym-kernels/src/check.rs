@@ -108,5 +108,5 @@ pub(crate) fn blocks(problem: &Problem, size: &str, config: &Config, tile: &str)
 /// A configuration from its parts.
 pub(crate) fn config(consts: &[(&str, i64)], num_warps: u32, num_stages: u32, occupancy: u32) -> Config {
     let consts = consts.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    Config { consts, num_warps, num_stages, occupancy, num_ctas: 1 }
+    Config { consts, num_warps, num_stages, occupancy, ..Config::default() }
 }

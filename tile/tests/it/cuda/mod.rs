@@ -1,4 +1,9 @@
-//! Kernels on a GPU through the typed launch. Without a GPU each test says that it is skipped, and why.
+//! Kernels on a GPU. Without a GPU each test says that it is skipped, and why.
+
+mod bad_input;
+mod graphs;
+mod memory;
+mod streams;
 
 use crate::matmul::{matmul, noise};
 use std::io::Write;
@@ -6,7 +11,7 @@ use tile::device::DeviceKind;
 use tile::prelude::*;
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
-fn gpu(test: &str) -> Option<Device> {
+pub fn gpu(test: &str) -> Option<Device> {
     let found = Device::cuda(0);
     if let Err(reason) = &found {
         // Not `eprintln`, which the harness captures.

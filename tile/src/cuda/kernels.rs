@@ -1,0 +1,87 @@
+//! Compiled kernels on a device: made once for each instance, kept while there is room.
+
+use super::Gpu;
+use super::module::{Image, Module};
+use super::once_map::OnceMap;
+use crate::error::LaunchError;
+use crate::jit::{self, TensorFacts};
+use crate::registry::KernelDef;
+use cudarc::driver::{result, sys};
+use std::sync::Arc;
+use tile_lang::{Bindings, Config};
+
+/// Kernels that a device keeps loaded; beyond that, the one launched longest ago goes.
+const MAX_KERNELS: usize = 1024;
+
+/// The kernels of a device.
+pub(super) struct Kernels(OnceMap<String, Arc<Loaded>, LaunchError>);
+
+/// A kernel on a device. Whoever launches it keeps it until the launch call is over; graphs keep it.
+pub(crate) struct Loaded {
+    pub function: sys::CUfunction,
+    pub num_threads: u32,
+    pub smem_bytes: u32,
+    _module: Module,
+}
+
+// SAFETY: the driver lets every thread use its handles.
+unsafe impl Send for Loaded {}
+// SAFETY: as above; it is never changed.
+unsafe impl Sync for Loaded {}
+
+impl Kernels {
+    pub fn new() -> Kernels {
+        Kernels(OnceMap::new(MAX_KERNELS))
+    }
+}
+
+impl Gpu {
+    /// The kernel on the device: compiled by whoever asks first, while others wait for it. Errors are not kept.
+    pub(super) fn load(
+        &'static self,
+        kernel: &'static KernelDef,
+        bindings: &Bindings,
+        config: &Config,
+        facts: &[TensorFacts],
+    ) -> Result<Arc<Loaded>, LaunchError> {
+        let address = std::ptr::from_ref(kernel).addr();
+        let key = format!("{address:x} {bindings:?} {config:?} {facts:?}");
+        self.kernels().0.get_or_make(&key, || self.compile(kernel, bindings, config, facts).map(Arc::new))
+    }
+
+    fn compile(
+        &'static self,
+        kernel: &'static KernelDef,
+        bindings: &Bindings,
+        config: &Config,
+        facts: &[TensorFacts],
+    ) -> Result<Loaded, LaunchError> {
+        let jit = jit::compile(kernel, bindings, config, self.target(), facts, false);
+        let compiled = jit.map_err(|error| LaunchError::Jit(Box::new(error)))?.compiled;
+        let available = self.properties().smem_per_cta_bytes;
+        if compiled.smem_bytes > available {
+            let needed = compiled.smem_bytes;
+            return Err(LaunchError::SharedMemory { kernel: kernel.name, needed, available });
+        }
+        let module = Module::load(self, kernel.name, Image::Ptx(&compiled.ptx, compiled.target.ptx_version))?;
+        Ok(Loaded {
+            function: module.function(&compiled.entry, compiled.smem_bytes)?,
+            num_threads: compiled.num_threads,
+            smem_bytes: compiled.smem_bytes as u32,
+            _module: module,
+        })
+    }
+
+    /// What the driver says of a loaded kernel.
+    pub(super) fn attribute(
+        &self,
+        loaded: &Loaded,
+        attribute: sys::CUfunction_attribute,
+    ) -> Result<u32, LaunchError> {
+        self.call("asking about a kernel", || {
+            // SAFETY: the function is loaded as long as its value lives.
+            let value = unsafe { result::function::get_function_attribute(loaded.function, attribute) }?;
+            Ok(value as u32)
+        })
+    }
+}

@@ -1,0 +1,82 @@
+//! Code in the driver: loading it, and unloading it when nothing runs it any more.
+
+use super::{Gpu, driver_error};
+use crate::error::{DeviceError, LaunchError};
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, cudaError_enum as code};
+use std::ffi::{CString, c_void};
+
+/// A loaded module.
+pub(super) struct Module {
+    gpu: &'static Gpu,
+    raw: sys::CUmodule,
+}
+
+// SAFETY: the driver lets every thread use its handles.
+unsafe impl Send for Module {}
+// SAFETY: as above.
+unsafe impl Sync for Module {}
+
+/// Code as the driver takes it.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Image<'a> {
+    /// Text, which the driver assembles; of this PTX version.
+    Ptx(&'a str, (u32, u32)),
+}
+
+impl Module {
+    /// Loads the code of a kernel.
+    pub fn load(gpu: &'static Gpu, kernel: &'static str, image: Image<'_>) -> Result<Module, LaunchError> {
+        use sys::CUjit_option_enum::{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
+        let Image::Ptx(ptx, ptx_version) = image;
+        let text = CString::new(ptx).expect("PTX is text");
+        let data = text.as_ptr().cast::<c_void>();
+        let mut log = vec![0u8; 4096];
+        let mut options = [CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
+        let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len() - 1)];
+        let mut raw = std::ptr::null_mut();
+        gpu.call("making the device current", || Ok(()))?;
+        // SAFETY: image and log outlive the call; the log's last byte stays zero.
+        let loaded = unsafe {
+            sys::cuModuleLoadDataEx(&mut raw, data, 2, options.as_mut_ptr(), values.as_mut_ptr()).result()
+        };
+        match loaded {
+            Ok(()) => Ok(Module { gpu, raw }),
+            Err(DriverError(code::CUDA_ERROR_UNSUPPORTED_PTX_VERSION)) => {
+                Err(DeviceError::DriverTooOld { index: gpu.index(), ptx_version }.into())
+            }
+            Err(DriverError(code::CUDA_ERROR_INVALID_PTX)) => {
+                let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
+                let log = String::from_utf8_lossy(&log[..end]).trim().to_owned();
+                Err(LaunchError::RefusedPtx { kernel, log })
+            }
+            Err(DriverError(code::CUDA_ERROR_OUT_OF_MEMORY)) => {
+                Err(DeviceError::OutOfMemory { index: gpu.index(), bytes: ptx.len() }.into())
+            }
+            Err(error) => Err(driver_error(gpu.index(), "loading a kernel", error)),
+        }
+    }
+
+    /// A kernel of the module that a launch gives `smem_bytes` of shared memory.
+    pub fn function(&self, entry: &str, smem_bytes: usize) -> Result<sys::CUfunction, LaunchError> {
+        let entry = CString::new(entry).expect("a Rust name holds no zero");
+        let smem = sys::CUfunction_attribute_enum::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        self.gpu.call("finding a kernel in its module", || {
+            // SAFETY: the module is loaded as long as this value lives.
+            let function = unsafe { result::module::get_function(self.raw, entry) }?;
+            // SAFETY: the function is of that module.
+            unsafe { result::function::set_function_attribute(function, smem, smem_bytes as i32) }?;
+            Ok(function)
+        })
+    }
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        // A kernel of it may still run: nobody notes which streams a kernel was launched in. Errors mean that the
+        // device is lost, and its modules with it.
+        let _ = self.gpu.synchronize();
+        // SAFETY: nothing runs the module's code, and whoever could launch it kept it alive.
+        let _ = self.gpu.call("unloading a kernel", || unsafe { result::module::unload(self.raw) });
+    }
+}

@@ -1,0 +1,194 @@
+//! Launches: from checked arguments to the driver's call.
+
+use super::Gpu;
+use super::kernels::Loaded;
+use super::memory::Allocation;
+use super::order::Access;
+use super::params::Params;
+use super::stream::{Stream, same_device};
+use crate::error::LaunchError;
+use crate::jit::{TensorFacts, facts_of};
+use crate::registry::KernelDef;
+use cudarc::driver::{result, sys};
+use std::sync::Arc;
+use tile_lang::{Bindings, Config, DType};
+
+/// An argument of a launch; everything about it has been checked, but for what only the device knows.
+#[derive(Clone, Debug)]
+pub(crate) enum Arg<'a> {
+    /// Extents and strides in elements.
+    Tensor {
+        dtype: DType,
+        address: u64,
+        shape: &'a [usize],
+        strides: &'a [usize],
+        memory: &'a Arc<Allocation>,
+        access: Access,
+    },
+    /// The bits that a parameter of the scalar's type reads.
+    Scalar(u64),
+}
+
+impl Arg<'_> {
+    /// What holds of a tensor; nothing of a scalar.
+    fn facts(&self) -> Option<TensorFacts> {
+        match self {
+            Arg::Tensor { dtype, address, shape, strides, .. } => {
+                Some(facts_of(*dtype, *address, shape, strides))
+            }
+            Arg::Scalar(_) => None,
+        }
+    }
+}
+
+/// The parameters of a compiled kernel.
+fn params(args: &[Arg<'_>]) -> Params {
+    let mut params = Params::default();
+    for arg in args {
+        match arg {
+            Arg::Tensor { address, shape, strides, .. } => params.push_tensor(*address, shape, strides),
+            Arg::Scalar(bits) => params.push(*bits),
+        }
+    }
+    params
+}
+
+/// Asks a stream to run a loaded kernel.
+fn submit(
+    kernel: &'static str,
+    loaded: &Arc<Loaded>,
+    stream: &Stream,
+    grid: [u32; 3],
+    params: &Params,
+) -> Result<(), LaunchError> {
+    if stream.is_capturing()
+        && let Some(captured) = &mut *stream.captured()
+    {
+        captured.kernels.push(loaded.clone());
+    }
+    let gpu = stream.gpu();
+    let mut pointers = params.pointers();
+    let block = (loaded.num_threads, 1, 1);
+    let (x, y, z) = grid.into();
+    // SAFETY: the parameters are those of the compiled kernel, in order; the launch's checks hold for the tensors,
+    // whose memory the stream may use and is not freed before the stream is done with it.
+    let launched = gpu.context().bind_to_thread().and_then(|()| unsafe {
+        result::launch_kernel(
+            loaded.function,
+            (x, y, z),
+            block,
+            loaded.smem_bytes,
+            stream.raw(),
+            &mut pointers,
+        )
+    });
+    launched.map_err(|error| match error.0 {
+        sys::cudaError_enum::CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES => {
+            LaunchError::OutOfResources { kernel, threads: loaded.num_threads }
+        }
+        _ => super::driver_error(gpu.index(), "launching a kernel", error),
+    })
+}
+
+impl Gpu {
+    /// Launches a kernel in a stream of this device.
+    pub fn launch(
+        &'static self,
+        kernel: &'static KernelDef,
+        bindings: &Bindings,
+        config: &Config,
+        grid: [usize; 3],
+        args: &[Arg<'_>],
+        stream: &Stream,
+    ) -> Result<(), LaunchError> {
+        let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
+        let loaded = self.load(kernel, bindings, config, &facts)?;
+        for arg in args {
+            if let Arg::Tensor { memory, access, .. } = arg {
+                memory.acquire(stream, *access)?;
+            }
+        }
+        submit(kernel.name, &loaded, stream, grid.map(|extent| extent as u32), &params(args))
+    }
+
+    /// Compiles and loads a kernel, and keeps everything that a launch of it needs.
+    pub fn prepare(
+        &'static self,
+        kernel: &'static KernelDef,
+        bindings: &Bindings,
+        config: &Config,
+        grid: [usize; 3],
+        args: &[Arg<'_>],
+    ) -> Result<Prepared, LaunchError> {
+        let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
+        let loaded = self.load(kernel, bindings, config, &facts)?;
+        let memory = args.iter().filter_map(|arg| match arg {
+            Arg::Tensor { memory, access, .. } => Some(((*memory).clone(), *access)),
+            Arg::Scalar(_) => None,
+        });
+        let (memory, grid) = (memory.collect(), grid.map(|extent| extent as u32));
+        Ok(Prepared { gpu: self, kernel, loaded, grid, params: params(args), memory })
+    }
+}
+
+/// A launch that is checked, compiled and bound to its tensors, to be repeated at the driver's own cost.
+///
+/// It keeps the tensors' memory alive. Launches of it are ordered with everything else that uses the tensors.
+pub struct Prepared {
+    gpu: &'static Gpu,
+    kernel: &'static KernelDef,
+    loaded: Arc<Loaded>,
+    grid: [u32; 3],
+    params: Params,
+    memory: Vec<(Arc<Allocation>, Access)>,
+}
+
+/// What a compiled kernel takes of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Resources {
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Local memory of a thread, where registers ran out.
+    pub local_bytes: u32,
+    /// Shared memory of a CTA.
+    pub smem_bytes: u32,
+    /// Threads of a CTA.
+    pub threads: u32,
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} prepared for cuda:{}, grid {:?}", self.kernel.name, self.gpu.index(), self.grid)
+    }
+}
+
+impl Prepared {
+    /// Launches it in a stream of its device.
+    ///
+    /// # Errors
+    /// [`DeviceError::OtherDevice`](crate::DeviceError::OtherDevice); when the device failed.
+    pub fn launch(&self, stream: &Stream) -> Result<(), LaunchError> {
+        same_device("a stream", stream.gpu(), self.gpu)?;
+        for (memory, access) in &self.memory {
+            memory.acquire(stream, *access)?;
+        }
+        submit(self.kernel.name, &self.loaded, stream, self.grid, &self.params)
+    }
+
+    /// What the kernel takes, as the driver says.
+    ///
+    /// # Errors
+    /// When the device failed.
+    pub fn resources(&self) -> Result<Resources, LaunchError> {
+        use sys::CUfunction_attribute_enum::{
+            CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, CU_FUNC_ATTRIBUTE_NUM_REGS,
+        };
+        Ok(Resources {
+            registers: self.gpu.attribute(&self.loaded, CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            local_bytes: self.gpu.attribute(&self.loaded, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            smem_bytes: self.loaded.smem_bytes,
+            threads: self.loaded.num_threads,
+        })
+    }
+}
