@@ -2,14 +2,17 @@
 
 use crate::error::TuneError;
 use crate::files::{FileError, Source};
+use crate::footprint::footprint;
 use crate::platform::{BUILT_IN, Platform, parse_platforms, platform_of};
-use crate::record::{Found, Misfit, Record, Table, complete, lookup};
+use crate::record::{Found, Match, Record, complete, lookup};
 use crate::subject::{Subject, label};
 use crate::sweep::{model_choice, obstacle};
-use crate::work::footprint;
+use crate::table::{Misfit, Table};
 use codegen_ptx::Target;
 use std::path::{Path, PathBuf};
 use tile_lang::Config;
+
+include!(concat!(env!("OUT_DIR"), "/built_in_tables.rs"));
 
 /// The environment variable that names the folder.
 pub const CONFIGS_VARIABLE: &str = "TILEWRIGHT_CONFIGS";
@@ -18,6 +21,8 @@ pub const CONFIGS_VARIABLE: &str = "TILEWRIGHT_CONFIGS";
 #[derive(Clone, Debug)]
 pub struct Configs {
     folder: PathBuf,
+    /// Whether the folder was named or found; otherwise the tables built into this program are read.
+    is_there: bool,
     platforms_file: PathBuf,
     platforms: Vec<Platform>,
 }
@@ -35,15 +40,18 @@ pub struct Choice {
 
 impl Configs {
     /// Opens the folder: the one named, or that of the environment variable, or the `configs` of this directory or
-    /// the nearest above it. A folder without `platforms.toml` uses the platforms built into this program.
+    /// the nearest above it that has platforms. Where there is none, the tables and platforms built into this program
+    /// are read; a folder without `platforms.toml` uses the built-in platforms.
     ///
     /// # Errors
     /// When `platforms.toml` is no good.
     pub fn open(named: Option<&Path>) -> Result<Configs, FileError> {
-        let folder = named.map(Path::to_owned).unwrap_or_else(default_folder);
+        let found = named.map(Path::to_owned).or_else(default_folder);
+        let is_there = found.is_some();
+        let folder = found.unwrap_or_else(|| "configs".into());
         let file = folder.join("platforms.toml");
         let source = if file.exists() { Source::read(&file)? } else { Source::new(&file, BUILT_IN) };
-        Ok(Configs { platforms: parse_platforms(&source)?, folder, platforms_file: file })
+        Ok(Configs { platforms: parse_platforms(&source)?, folder, is_there, platforms_file: file })
     }
 
     /// Every platform.
@@ -72,7 +80,7 @@ impl Configs {
         self.folder.join(part).join(format!(".{kernel}.journal"))
     }
 
-    /// Reads the table of a kernel on a target.
+    /// Reads the table of a kernel on a target; where there is no folder, the one built into this program.
     ///
     /// # Errors
     /// With file and line, when something in it cannot be, tiles that the target has no room for among it.
@@ -83,8 +91,23 @@ impl Configs {
             let config = complete(&record.config, &candidates, |_| ())?;
             misfit(subject, platform, record, &config)
         };
-        let path = self.table_path(target.part, subject.kernel());
-        Ok(Table::load(&path, target.part, &subject.schema(), &fits)?)
+        let (schema, kernel) = (subject.schema(), subject.kernel());
+        let built_in = BUILT_IN_TABLES.iter().find(|(part, name, _)| (*part, *name) == (target.part, kernel));
+        let path = self.table_path(target.part, kernel);
+        if let (false, Some((_, _, text))) = (self.is_there || path.exists(), built_in) {
+            let file = Source::new(format!("built-in configs/{}/{kernel}.toml", target.part), *text);
+            return Ok(Table::parse(&file, target.part, &schema, &fits)?);
+        }
+        Ok(Table::load(&path, target.part, &schema, &fits)?)
+    }
+
+    /// The tables that may have a kernel's configuration for a target: its own, then those of its family.
+    ///
+    /// # Errors
+    /// When one is no good.
+    pub fn tables(&self, subject: &Subject, target: &'static Target) -> Result<Vec<Table>, TuneError> {
+        let family = Target::all().iter().copied().filter(|t| t.same_family(target) && t.part != target.part);
+        std::iter::once(target).chain(family).map(|target| self.table(subject, target)).collect()
     }
 
     /// The configuration for a problem: from the target's table, its family's tables, or the cost model.
@@ -92,26 +115,48 @@ impl Configs {
     /// # Errors
     /// When a table is no good.
     pub fn choose(&self, subject: &Subject, target: &'static Target) -> Result<Choice, TuneError> {
-        let candidates = subject.candidates()?;
-        let mut tables = vec![self.table(subject, target)?];
-        for other in Target::all().iter().filter(|t| t.same_family(target) && t.part != target.part) {
-            tables.push(self.table(subject, other)?);
-        }
-        let problem = &subject.problem;
-        let (found, stale) = lookup(&tables, problem.dtype, &problem.sizes, &subject.source_hash());
-        let warnings = stale.iter().map(|record| stale_warning(subject, record)).collect();
-        let platform = self.platform(target)?;
-        let obstacle = |config: &Config| obstacle(subject, target, platform, config);
-        if let Some((found, config)) =
-            found.and_then(|f| Some((f, complete(&f.record.config, &candidates, obstacle)?)))
-        {
-            return Ok(Choice { config, origin: origin(&found), warnings });
-        }
-        let (config, origin) = match model_choice(subject, target, platform)? {
-            Some(config) => (config, "cost model"),
-            None => (subject.contract.default_config(problem), "default of the kernel"),
+        let (found, warnings) = self.look_up(&self.tables(subject, target)?, subject, target)?;
+        let choice = match found {
+            Some(choice) => choice,
+            None => self.foresee(subject, target)?,
         };
-        Ok(Choice { config, origin: origin.to_owned(), warnings })
+        Ok(Choice { warnings, ..choice })
+    }
+
+    /// The configuration that tables have for a problem, and what is to be said of stale records.
+    ///
+    /// # Errors
+    /// When the kernel's space is declared wrongly, or no platform stands for the target.
+    pub fn look_up(
+        &self,
+        tables: &[Table],
+        subject: &Subject,
+        target: &'static Target,
+    ) -> Result<(Option<Choice>, Vec<String>), TuneError> {
+        let problem = &subject.problem;
+        let (found, stale) = lookup(tables, problem.dtype, &problem.sizes, &subject.source_hash());
+        let warnings = stale.iter().map(|record| stale_warning(subject, record)).collect();
+        let Some(found) = found else { return Ok((None, warnings)) };
+        let (candidates, platform) = (subject.candidates()?, self.platform(target)?);
+        let obstacle = |config: &Config| obstacle(subject, target, platform, config);
+        let choice = complete(&found.record.config, &candidates, obstacle).map(|config| Choice {
+            config,
+            origin: origin(&found),
+            warnings: Vec::new(),
+        });
+        Ok((choice, warnings))
+    }
+
+    /// The cost model's configuration for a problem.
+    ///
+    /// # Errors
+    /// When the kernel's space is declared wrongly, or no platform stands for the target.
+    pub fn foresee(&self, subject: &Subject, target: &'static Target) -> Result<Choice, TuneError> {
+        let (config, origin) = match model_choice(subject, target, self.platform(target)?)? {
+            Some(config) => (config, "cost model"),
+            None => (subject.contract.default_config(&subject.problem), "default of the kernel"),
+        };
+        Ok(Choice { config, origin: origin.to_owned(), warnings: Vec::new() })
     }
 }
 
@@ -126,7 +171,6 @@ pub fn stale_warning(subject: &Subject, record: &Record) -> String {
 }
 
 fn origin(found: &Found) -> String {
-    use crate::record::Match;
     let how = match found.how {
         Match::Exact => "this problem",
         Match::Bucket => "its bucket",
@@ -161,12 +205,11 @@ fn misfit(subject: &Subject, platform: &Platform, record: &Record, config: &Conf
     })
 }
 
-/// The environment's folder, or the nearest `configs` with tables, or `configs` here.
-fn default_folder() -> PathBuf {
+/// The environment's folder, or the nearest `configs` with tables.
+fn default_folder() -> Option<PathBuf> {
     if let Some(folder) = std::env::var_os(CONFIGS_VARIABLE).filter(|f| !f.is_empty()) {
-        return folder.into();
+        return Some(folder.into());
     }
     let here = std::env::current_dir().unwrap_or_default();
-    let found = here.ancestors().map(|a| a.join("configs")).find(|c| c.join("platforms.toml").is_file());
-    found.unwrap_or_else(|| here.join("configs"))
+    here.ancestors().map(|a| a.join("configs")).find(|c| c.join("platforms.toml").is_file())
 }

@@ -142,6 +142,27 @@ pub enum TuneError {
         /// Why the first one cannot.
         first: String,
     },
+    /// No GPU of the target to measure on.
+    #[error(
+        "no GPU of {target} to measure on: {reason}; without --measure, candidates are ranked by the cost model"
+    )]
+    NoGpu {
+        /// The part.
+        target: String,
+        /// Why there is none.
+        reason: String,
+    },
+    /// The GPUs, or the processes that measure on them, failed.
+    #[error(
+        "measuring cannot go on: {reason}; what was measured is kept, and the same command goes on from there"
+    )]
+    Measure {
+        /// The last failure.
+        reason: String,
+    },
+    /// This program has installed tables before.
+    #[error("a source of tuned configurations is installed already")]
+    Installed,
     /// A result is further from the reference than its dtype explains.
     #[error("output `{tensor}` differs from the reference by {error:.2e}; {tolerance:.2e} is allowed")]
     Disagrees {
@@ -170,7 +191,7 @@ pub const EXIT_CODES: &str = "Exit codes:
   1  the kernel does not compile, no candidate can be used, or a result disagrees with the reference
   2  the command line is wrong: an unknown kernel, target, parameter, dtype or option
   3  a file is wrong: configuration, platform table or tensors, or one cannot be read or written
-  4  a tool is missing: ptxas or nvdisasm (`./x setup` installs them)";
+  4  something is missing: ptxas or nvdisasm (`./x setup` installs them), or a GPU to measure on";
 
 impl TuneError {
     /// The exit code of the command.
@@ -191,7 +212,8 @@ impl TuneError {
             | TuneError::File(_)
             | TuneError::Tensors { .. }
             | TuneError::NoPlatform { .. } => 3,
-            TuneError::Ptxas(
+            TuneError::NoGpu { .. }
+            | TuneError::Ptxas(
                 PtxasError::NotFound | PtxasError::Missing { .. } | PtxasError::NoDisassembler { .. },
             ) => 4,
             TuneError::Check { .. }
@@ -199,6 +221,8 @@ impl TuneError {
             | TuneError::Lower { .. }
             | TuneError::Ptxas(_)
             | TuneError::Launch(_)
+            | TuneError::Measure { .. }
+            | TuneError::Installed
             | TuneError::NoCandidate { .. }
             | TuneError::Disagrees { .. } => 1,
         }

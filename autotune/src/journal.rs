@@ -1,46 +1,30 @@
 //! What a sweep has found so far, on disk, so that an interrupted one resumes where it was.
 
 use crate::files::FileError;
-use crate::record::Outcome;
 use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-/// What compiling and assembling one candidate gave.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub enum Finding {
-    /// It compiled.
-    Compiled {
-        /// Dynamic shared memory of a CTA in bytes.
-        smem_bytes: usize,
-        /// Registers a thread and bytes it spills, where there is an assembler.
-        assembled: Option<(u32, u32)>,
-    },
-    /// It did not.
-    Rejected {
-        /// Pruned or failed.
-        outcome: Outcome,
-        /// Why.
-        reason: String,
-    },
-}
-
 #[derive(Serialize, Deserialize)]
 struct Entry {
     key: String,
+    stage: String,
     config: IndexMap<String, i64>,
-    finding: Finding,
+    finding: Value,
 }
 
-/// The journal of one sweep: a line of JSON a candidate. It is removed when the sweep's record is written.
+/// The journal of one sweep: a line of JSON a finding. It is removed when the sweep's record is written.
 pub struct Journal {
     path: PathBuf,
     key: String,
-    found: HashMap<String, Finding>,
+    /// What was there when it was opened, by stage and configuration.
+    found: HashMap<(String, String), Vec<Value>>,
     file: Mutex<File>,
 }
 
@@ -63,27 +47,40 @@ impl Journal {
         crate::files::write_atomically(&path, kept.as_bytes())?;
         let file = OpenOptions::new().append(true).open(&path);
         let file = file.map_err(|source| FileError::Write { path: path.clone(), source })?;
-        let found = entries.into_iter().map(|e| (name(&e.config), e.finding)).collect();
+        let mut found: HashMap<_, Vec<Value>> = HashMap::new();
+        for entry in entries {
+            found.entry((entry.stage, name(&entry.config))).or_default().push(entry.finding);
+        }
         Ok(Journal { path, key, found, file: Mutex::new(file) })
     }
 
-    /// What an earlier run found of a candidate.
-    pub fn find(&self, config: &IndexMap<String, i64>) -> Option<&Finding> {
-        self.found.get(&name(config))
+    /// What earlier runs found of a candidate at a stage, first to last.
+    pub fn find<T: DeserializeOwned>(&self, stage: &str, config: &IndexMap<String, i64>) -> Vec<T> {
+        let found = self.found.get(&(stage.to_owned(), name(config)));
+        found.into_iter().flatten().filter_map(|v| serde_json::from_value(v.clone()).ok()).collect()
     }
 
-    /// How many candidates an earlier run left.
+    /// Of how many candidates an earlier run left something.
     pub fn resumed(&self) -> usize {
-        self.found.len()
+        let configs: std::collections::HashSet<&String> =
+            self.found.keys().map(|(_, config)| config).collect();
+        configs.len()
     }
 
-    /// Adds a candidate.
+    /// Adds what was found of a candidate at a stage.
     ///
     /// # Errors
     /// When the file cannot be written.
-    pub fn add(&self, config: &IndexMap<String, i64>, finding: &Finding) -> Result<(), FileError> {
+    pub fn add<T: Serialize>(
+        &self,
+        stage: &str,
+        config: &IndexMap<String, i64>,
+        finding: &T,
+    ) -> Result<(), FileError> {
         let error = |source| FileError::Write { path: self.path.clone(), source };
-        let entry = Entry { key: self.key.clone(), config: config.clone(), finding: finding.clone() };
+        let finding = serde_json::to_value(finding).map_err(|e| error(e.into()))?;
+        let (key, stage) = (self.key.clone(), stage.to_owned());
+        let entry = Entry { key, stage, config: config.clone(), finding };
         let line = serde_json::to_string(&entry).map_err(|e| error(e.into()))? + "\n";
         let mut file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         file.write_all(line.as_bytes()).map_err(error)
@@ -117,17 +114,19 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("journal");
         let config = |v| IndexMap::from([("TILE_M".to_owned(), v)]);
-        let finding = Finding::Compiled { smem_bytes: 16, assembled: Some((32, 0)) };
         let open = |key: &str| Journal::open(path.clone(), key.to_owned()).expect("opens");
+        let found = |journal: &Journal, stage: &str, v| journal.find::<Vec<f64>>(stage, &config(v));
         let journal = open("a");
-        journal.add(&config(64), &finding).expect("written");
+        journal.add("time", &config(64), &[1.5, 1.0 / 3.0]).expect("written");
+        journal.add("time", &config(64), &[2.0]).expect("written");
         drop(journal);
         let cut = std::fs::read_to_string(&path).expect("text");
-        std::fs::write(&path, format!("{cut}{}", &cut[..cut.len() / 2])).expect("written");
+        std::fs::write(&path, format!("{cut}{}", &cut[..cut.len() / 4])).expect("written");
 
         let journal = open("a");
-        assert_eq!((journal.find(&config(64)), journal.resumed()), (Some(&finding), 1));
-        assert_eq!(journal.find(&config(32)), None);
+        assert_eq!(found(&journal, "time", 64), [vec![1.5, 1.0 / 3.0], vec![2.0]]);
+        assert_eq!(journal.resumed(), 1);
+        assert!(found(&journal, "time", 32).is_empty() && found(&journal, "admit", 64).is_empty());
         journal.finish().expect("removed");
         assert!(!path.exists());
         assert_eq!(open("b").resumed(), 0);

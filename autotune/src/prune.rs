@@ -1,9 +1,9 @@
 //! Which candidates cannot run well, before they are compiled and after, and why.
 
+use crate::footprint::Footprint;
 use crate::occupancy::{Limiter, Usage, occupancy};
 use crate::platform::Platform;
 use crate::record::{Outcome, Resources};
-use crate::work::Footprint;
 use codegen_ptx::Target;
 use tile_lang::Config;
 

@@ -1,20 +1,16 @@
-//! Tuned configurations: `configs/<part>/<kernel>.toml`.
+//! Tuned configurations, and how one is found.
 //!
 //! A table keeps one record a dtype and shape bucket that was tuned, and rows from vendors' tables, which hold for
 //! any dtype and shape they do not restrict. Records are found in this order: tuned for exactly this problem, for
 //! its bucket, a row without a shape, then the same for the targets of the same family. When all of that fails,
 //! the cost model is asked.
 
-use crate::bucket::{Bucket, Extent, holds};
+use crate::bucket::{Bucket, holds};
 use crate::cost::Timing;
-use crate::files::{FileError, Source, write_atomically};
+use crate::table::Table;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
-use std::fmt::Write as _;
-use std::path::Path;
-use tile_lang::ast::{ConstKind, Function};
-use tile_lang::{Config, DType, nearest};
-use toml::Spanned;
+use tile_lang::{Config, DType};
 
 /// How a record came about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -64,12 +60,47 @@ pub struct TrialNote {
     pub config: IndexMap<String, i64>,
     /// How it ended.
     pub outcome: Outcome,
-    /// The predicted time in microseconds, of ranked candidates.
+    /// The time in microseconds of ranked candidates: the median of the last runs, or predicted where nothing was
+    /// measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub us: Option<f64>,
+    /// The predicted time in microseconds, where another was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_us: Option<f64>,
+    /// How often it was run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runs: Option<usize>,
     /// Why it was not ranked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+}
+
+/// How a record was measured.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measurement {
+    /// The day, in UTC: `2026-11-21`.
+    pub date: String,
+    /// Runs that the winner's time is of; its spread is their middle half.
+    pub runs: usize,
+    /// Candidates that ran and were right.
+    pub candidates: usize,
+    /// The highest clock of the GPU's SMs in MHz, where the driver says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock_mhz: Option<u32>,
+    /// Where every candidate was measured to the end: by how much the race's choice is slower than the best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub regret: Option<f64>,
+}
+
+/// How well the cost model foresaw what was measured.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelScore {
+    /// Spearman's rank correlation of predicted and measured times.
+    pub rank_correlation: f64,
+    /// By how much the model's first choice is slower than the best measured.
+    pub first_choice_loss: f64,
 }
 
 /// A configuration and what it is for.
@@ -97,6 +128,10 @@ pub struct Record {
     pub gpu: Option<String>,
     /// That GPU's driver.
     pub driver: Option<String>,
+    /// How it was measured.
+    pub measurement: Option<Measurement>,
+    /// How well the cost model foresaw that.
+    pub model: Option<ModelScore>,
     /// Measured or predicted time.
     pub time: Option<Timing>,
     /// What the assembler reported.
@@ -105,337 +140,14 @@ pub struct Record {
     pub trials: Vec<TrialNote>,
 }
 
-/// The names and values that a kernel's table may hold.
-#[derive(Clone, Debug)]
-pub struct Schema {
-    /// The kernel.
-    pub kernel: String,
-    /// Const parameters that a configuration sets, and what they may be.
-    pub consts: Vec<(String, ConstRule)>,
-    /// The problem's sizes.
-    pub sizes: Vec<String>,
-}
-
-/// What a const parameter may be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConstRule {
-    /// A tile's dimension: a power of two.
-    Tile,
-    /// Any size from 1.
-    Size,
-    /// 0 or 1.
-    Switch,
-}
-
-impl Schema {
-    /// The schema of a kernel whose problem has the sizes given. A size whose declared candidates are all powers
-    /// of two is taken for a tile's dimension.
-    pub fn new(kernel: &Function, sizes: impl IntoIterator<Item = &'static str>) -> Schema {
-        let rule = |name: &str, values: &[i64]| {
-            let constant = kernel.const_params.iter().find(|c| c.name == name)?;
-            let is_tile = values.iter().all(|v| *v > 0 && v & (v - 1) == 0);
-            Some(match constant.kind {
-                ConstKind::Bool => ConstRule::Switch,
-                ConstKind::Size if is_tile => ConstRule::Tile,
-                ConstKind::Size => ConstRule::Size,
-            })
-        };
-        let consts = kernel
-            .tune
-            .axes
-            .iter()
-            .filter_map(|a| Some((a.name.clone(), rule(&a.name, &a.values)?)))
-            .collect();
-        Schema { kernel: kernel.name.clone(), consts, sizes: sizes.into_iter().map(str::to_owned).collect() }
-    }
-
-    /// The names a configuration may set.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.consts.iter().map(|(name, _)| name.as_str()).chain(Config::LAUNCH_OPTIONS)
-    }
-
-    /// What `value` breaks, in words that say what is allowed; `None` when `name` may have it.
-    pub fn complaint(&self, name: &str, value: i64) -> Option<&'static str> {
-        let power_of_two = value > 0 && value & (value - 1) == 0;
-        let rule = self.consts.iter().find(|(n, _)| n == name).map(|(_, rule)| *rule);
-        let (fits, allowed) = match (rule, name) {
-            (Some(ConstRule::Tile), _) => (power_of_two && value <= 1 << 16, "a power of two, at most 65536"),
-            (Some(ConstRule::Size), _) => (value >= 1, "a whole number from 1"),
-            (Some(ConstRule::Switch), _) => ((0..=1).contains(&value), "0 or 1"),
-            (None, "num_warps") => (power_of_two && value <= 16, "1, 2, 4, 8 or 16"),
-            (None, "num_stages") => ((1..=8).contains(&value), "1 to 8"),
-            (None, "occupancy") => ((1..=32).contains(&value), "1 to 32"),
-            (None, "num_ctas") => (power_of_two && value <= 16, "1, 2, 4, 8 or 16"),
-            _ => (false, "a name the kernel has"),
-        };
-        (!fits).then_some(allowed)
-    }
-}
-
-/// The records of one kernel on one target.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Table {
-    /// The kernel.
-    pub kernel: String,
-    /// The part.
-    pub target: String,
-    /// Comment lines at the head of the file, kept as they are.
-    pub preamble: String,
-    /// The records in the file's order.
-    pub records: Vec<Record>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTable {
-    kernel: Spanned<String>,
-    target: Spanned<String>,
-    #[serde(default)]
-    record: Vec<Spanned<RawRecord>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawRecord {
-    provenance: Provenance,
-    source: Option<String>,
-    dtype: Option<DType>,
-    #[serde(default)]
-    shape: IndexMap<Spanned<String>, Spanned<Extent>>,
-    #[serde(default)]
-    tuned_at: IndexMap<String, i64>,
-    config: IndexMap<Spanned<String>, Spanned<i64>>,
-    source_hash: Option<String>,
-    compiler: Option<String>,
-    assembler: Option<String>,
-    gpu: Option<String>,
-    driver: Option<String>,
-    time: Option<Timing>,
-    resources: Option<Resources>,
-    #[serde(default)]
-    trials: Vec<TrialNote>,
-}
-
-impl RawRecord {
-    fn check(&self, schema: &Schema, file: &Source, span: &std::ops::Range<usize>) -> Result<(), FileError> {
-        for (name, value) in &self.config {
-            if !schema.names().any(|n| n == name.get_ref()) {
-                return Err(unknown(file, name, "config", &schema.names().collect::<Vec<_>>()));
-            }
-            if let Some(allowed) = schema.complaint(name.get_ref(), *value.get_ref()) {
-                return Err(file.value_error(&value.span(), name.get_ref(), value.get_ref(), allowed));
-            }
-        }
-        for (name, extent) in &self.shape {
-            if !schema.sizes.contains(name.get_ref()) {
-                return Err(unknown(
-                    file,
-                    name,
-                    "shape",
-                    &schema.sizes.iter().map(String::as_str).collect::<Vec<_>>(),
-                ));
-            }
-            if extent.get_ref().first > extent.get_ref().last {
-                let allowed = "[first, last] with first at most last";
-                return Err(file.value_error(&extent.span(), name.get_ref(), extent.get_ref(), allowed));
-            }
-        }
-        let (field, absent) = match self.provenance {
-            Provenance::VendorTable => ("source", self.source.is_none()),
-            Provenance::Modelled => ("source_hash", self.source_hash.is_none()),
-            Provenance::Measured if self.source_hash.is_none() => ("source_hash", true),
-            Provenance::Measured if self.gpu.is_none() => ("gpu", true),
-            Provenance::Measured => ("time", self.time.is_none()),
-        };
-        if absent {
-            let allowed = format!("given, for a record of provenance {}", word(&self.provenance));
-            return Err(file.value_error(span, field, "absent", allowed));
-        }
-        Ok(())
-    }
-
-    fn into_record(self) -> Record {
-        Record {
-            provenance: self.provenance,
-            source: self.source,
-            dtype: self.dtype,
-            shape: self.shape.into_iter().map(|(k, v)| (k.into_inner(), v.into_inner())).collect(),
-            tuned_at: self.tuned_at,
-            config: self.config.into_iter().map(|(k, v)| (k.into_inner(), v.into_inner())).collect(),
-            source_hash: self.source_hash,
-            compiler: self.compiler,
-            assembler: self.assembler,
-            gpu: self.gpu,
-            driver: self.driver,
-            time: self.time,
-            resources: self.resources,
-            trials: self.trials,
-        }
-    }
-}
-
-fn unknown(file: &Source, name: &Spanned<String>, field: &str, known: &[&str]) -> FileError {
-    let list = known.iter().map(|n| format!("`{n}`")).collect::<Vec<_>>().join(", ");
-    let hint = nearest(name.get_ref(), known.iter().copied());
-    let hint = hint.map_or(String::new(), |n| format!("; did you mean `{n}`?"));
-    FileError::Syntax {
-        place: file.place(&name.span()),
-        message: format!("unknown field `{}` in {field}, expected one of {list}{hint}", name.get_ref()),
-    }
-}
-
-impl Table {
-    /// A table without records.
-    pub fn empty(kernel: &str, target: &str) -> Table {
-        let preamble = format!(
-            "# Configurations of `{kernel}` for {target}. `tile-tune --target {target} --kernel {kernel}` rewrites the record of the\n\
-             # bucket that it tuned and keeps every other.\n"
-        );
-        Table { kernel: kernel.to_owned(), target: target.to_owned(), preamble, records: Vec::new() }
-    }
-
-    /// Reads a table; a file that does not exist is an empty one.
-    ///
-    /// # Errors
-    /// With file and line, for unknown fields, wrong types and values that cannot be. `fits` judges whether a
-    /// configuration can run on the target at all: it gives the reason why not.
-    pub fn load(
-        path: &Path,
-        target: &str,
-        schema: &Schema,
-        fits: &dyn Fn(&Record) -> Option<Misfit>,
-    ) -> Result<Table, FileError> {
-        if !path.exists() {
-            return Ok(Table::empty(&schema.kernel, target));
-        }
-        Table::parse(&Source::read(path)?, target, schema, fits)
-    }
-
-    /// Reads a table from text.
-    ///
-    /// # Errors
-    /// As [`Table::load`].
-    pub fn parse(
-        file: &Source,
-        target: &str,
-        schema: &Schema,
-        fits: &dyn Fn(&Record) -> Option<Misfit>,
-    ) -> Result<Table, FileError> {
-        let raw: RawTable = file.parse()?;
-        for (field, found, expected) in
-            [("kernel", &raw.kernel, schema.kernel.as_str()), ("target", &raw.target, target)]
-        {
-            if found.get_ref() != expected {
-                let allowed = format!("{expected:?}, as the file's name and folder say");
-                return Err(file.value_error(
-                    &found.span(),
-                    field,
-                    format!("{:?}", found.get_ref()),
-                    allowed,
-                ));
-            }
-        }
-        let mut records = Vec::new();
-        for entry in raw.record {
-            let span = entry.span();
-            let entry = entry.into_inner();
-            entry.check(schema, file, &span)?;
-            let at = entry.config.values().next().map_or(span.clone(), Spanned::span);
-            let record = entry.into_record();
-            if let Some(misfit) = fits(&record) {
-                return Err(file.value_error(&at, "config", misfit.found, misfit.allowed));
-            }
-            records.push(record);
-        }
-        let head: String =
-            file.text().lines().take_while(|l| l.starts_with('#')).map(|l| format!("{l}\n")).collect();
-        let empty = Table::empty(&schema.kernel, target);
-        Ok(Table { preamble: if head.is_empty() { empty.preamble.clone() } else { head }, records, ..empty })
-    }
-
-    /// Writes the table, whole or not at all.
-    ///
-    /// # Errors
-    /// [`FileError::Write`].
-    pub fn save(&self, path: &Path) -> Result<(), FileError> {
-        write_atomically(path, self.to_toml().as_bytes())
-    }
-
-    /// Puts a tuned record in the place of the one with its dtype and bucket; vendors' rows stay.
-    pub fn put(&mut self, record: Record) {
-        let same = |r: &Record| {
-            r.provenance != Provenance::VendorTable && r.dtype == record.dtype && r.shape == record.shape
-        };
-        match self.records.iter().position(same) {
-            Some(index) => self.records[index] = record,
-            None => self.records.push(record),
-        }
-    }
-
-    /// The table as text.
-    pub fn to_toml(&self) -> String {
-        let mut out = format!("{}\nkernel = {:?}\ntarget = {:?}\n", self.preamble, self.kernel, self.target);
-        for record in &self.records {
-            out += "\n[[record]]\n";
-            record.write(&mut out);
-        }
-        out
-    }
-}
-
-/// Why a configuration of a table cannot run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Misfit {
-    /// What it asks for.
-    pub found: String,
-    /// What there is.
-    pub allowed: String,
-}
-
 impl Record {
-    fn write(&self, out: &mut String) {
-        let mut line = |name: &str, value: Option<String>| {
-            if let Some(value) = value {
-                // Writing to a string cannot fail.
-                let _ = writeln!(out, "{name} = {value}");
-            }
-        };
-        let text = |value: &Option<String>| value.as_ref().map(inline);
-        let unless_empty = |empty: bool, value: String| (!empty).then_some(value);
-        line("provenance", Some(inline(&self.provenance)));
-        line("source", text(&self.source));
-        line("dtype", self.dtype.map(|d| inline(&d)));
-        line("shape", unless_empty(self.shape.is_empty(), inline(&self.shape)));
-        line("tuned_at", unless_empty(self.tuned_at.is_empty(), inline(&self.tuned_at)));
-        line("config", Some(inline(&self.config)));
-        line("source_hash", text(&self.source_hash));
-        line("compiler", text(&self.compiler));
-        line("assembler", text(&self.assembler));
-        line("gpu", text(&self.gpu));
-        line("driver", text(&self.driver));
-        line("time", self.time.map(|t| inline(&t)));
-        line("resources", self.resources.map(|r| inline(&r)));
-        if !self.trials.is_empty() {
-            let trials: String = self.trials.iter().map(|t| format!("  {},\n", inline(t))).collect();
-            line("trials", Some(format!("[\n{trials}]")));
-        }
-    }
-
     /// Whether it was tuned for another version of the kernel. Rows of vendors' tables name no version.
     pub fn is_stale(&self, source_hash: &str) -> bool {
         self.source_hash.as_deref().is_some_and(|hash| hash != source_hash)
     }
 }
 
-/// A value on one line of TOML.
-fn inline<T: Serialize>(value: &T) -> String {
-    let mut out = String::new();
-    // Every type written here has a TOML form: no nulls, no maps with other than string keys.
-    let _ = value.serialize(toml::ser::ValueSerializer::new(&mut out));
-    out
-}
-
-fn word(provenance: &Provenance) -> &'static str {
+pub(crate) fn word(provenance: &Provenance) -> &'static str {
     match provenance {
         Provenance::Modelled => "modelled",
         Provenance::VendorTable => "vendor_table",
@@ -527,6 +239,9 @@ pub fn complete<K: Ord>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bucket::Extent;
+    use crate::files::Source;
+    use crate::schema::{ConstRule, Schema};
 
     const TEXT: &str = "# Head.\n\nkernel = \"k\"\ntarget = \"sm_80\"\n\n[[record]]\nprovenance = \"vendor_table\"\n\
         source = \"a table\"\nconfig = { TILE = 64 }\n";
@@ -563,14 +278,45 @@ mod tests {
             assembler: Some("ptxas 13.0".to_owned()),
             gpu: None,
             driver: None,
+            measurement: None,
+            model: None,
             time: Some(Timing { us: 12.0, low_us: 8.125, high_us: 1e9 }),
             resources: Some(Resources { registers: 168, smem_bytes: 65_536, spill_bytes: 0, ctas_per_sm: 2 }),
             trials: vec![TrialNote {
                 config: IndexMap::from([("TILE".to_owned(), tile)]),
                 outcome: Outcome::Pruned,
                 us: None,
+                predicted_us: None,
+                runs: None,
                 reason: Some("too large".to_owned()),
             }],
+        }
+    }
+
+    fn measured(m: i64, tile: i64) -> Record {
+        let record = tuned(m, tile, "a");
+        let date = "2026-11-21".to_owned();
+        Record {
+            provenance: Provenance::Measured,
+            gpu: Some("NVIDIA H200".to_owned()),
+            driver: Some("580.159.03".to_owned()),
+            measurement: Some(Measurement {
+                date,
+                runs: 32,
+                candidates: 61,
+                clock_mhz: Some(1980),
+                regret: Some(0.004),
+            }),
+            model: Some(ModelScore { rank_correlation: 0.75, first_choice_loss: 0.125 }),
+            trials: vec![TrialNote {
+                outcome: Outcome::Ranked,
+                us: Some(12.5),
+                predicted_us: Some(10.25),
+                runs: Some(67),
+                reason: None,
+                ..record.trials[0].clone()
+            }],
+            ..record
         }
     }
 
@@ -579,7 +325,7 @@ mod tests {
         let mut table = parse(TEXT).expect("a table");
         assert_eq!(table.preamble, "# Head.\n");
         table.put(tuned(100, 64, "a"));
-        table.put(tuned(5000, 128, "a"));
+        table.put(measured(5000, 128));
         assert_eq!(parse(&table.to_toml()), Ok(table));
     }
 
@@ -652,5 +398,17 @@ mod tests {
         assert!(error.starts_with("k.toml:6:1: source is absent"), "{error}");
         let error = parse(&TEXT.replace("vendor_table", "measured")).expect_err("refused");
         assert!(error.contains("source_hash is absent"), "{error}");
+        for (field, change) in [
+            ("gpu", (|r| r.gpu = None) as fn(&mut Record)),
+            ("driver", |r| r.driver = None),
+            ("measurement", |r| r.measurement = None),
+            ("time", |r| r.time = None),
+        ] {
+            let mut record = measured(5000, 128);
+            change(&mut record);
+            let table = Table { records: vec![record], ..Table::empty("k", "sm_80") };
+            let error = parse(&table.to_toml()).expect_err("refused");
+            assert!(error.contains(&format!("{field} is absent")), "{error}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::bucket::{Bucket, bucket_of};
 use crate::error::{TuneError, render_diagnostics};
-use crate::record::Schema;
+use crate::schema::Schema;
 use crate::work::{Argument, GridWork, count_grid};
 use codegen_ptx::Target;
 use indexmap::IndexMap;

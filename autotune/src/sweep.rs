@@ -2,18 +2,19 @@
 
 use crate::cost::{Candidate, Timing, predict};
 use crate::error::TuneError;
-use crate::journal::{Finding, Journal};
+use crate::footprint::footprint;
+use crate::journal::Journal;
+use crate::measured::{Measured, Report};
 use crate::occupancy::{Occupancy, Usage, occupancy};
 use crate::platform::Platform;
 use crate::prune::{Rejection, after_assembling, before_compiling};
 use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
 use crate::subject::{Planned, Subject, values};
-use crate::work::footprint;
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::{LowerError, Ptxas, PtxasError, Target};
 use indexmap::IndexMap;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tile_lang::Config;
@@ -57,6 +58,27 @@ pub struct Trial {
     pub smem_bytes: Option<usize>,
     /// The predicted time.
     pub time: Option<Timing>,
+    /// The measured one.
+    pub measured: Option<Measured>,
+}
+
+/// What compiling and assembling one candidate gave.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Finding {
+    /// It compiled.
+    Compiled {
+        /// Dynamic shared memory of a CTA in bytes.
+        smem_bytes: usize,
+        /// Registers a thread and bytes it spills, where there is an assembler.
+        assembled: Option<(u32, u32)>,
+    },
+    /// It did not.
+    Rejected {
+        /// Pruned or failed.
+        outcome: Outcome,
+        /// Why.
+        reason: String,
+    },
 }
 
 fn as_values<S: serde::Serializer>(config: &Config, serializer: S) -> Result<S::Ok, S::Error> {
@@ -66,8 +88,7 @@ fn as_values<S: serde::Serializer>(config: &Config, serializer: S) -> Result<S::
 /// The result of a sweep.
 #[derive(Clone, Debug)]
 pub struct Sweep {
-    /// Every candidate: the ranked ones by predicted time, then those that await tensor memory, the pruned, the
-    /// failed.
+    /// Every candidate: the ranked ones by time, then those that await tensor memory, the pruned, the failed.
     pub trials: Vec<Trial>,
     /// Candidates taken over from an interrupted sweep.
     pub resumed: usize,
@@ -76,7 +97,7 @@ pub struct Sweep {
 }
 
 impl Sweep {
-    /// The candidate with the least predicted time.
+    /// The candidate with the least time.
     pub fn best(&self) -> Option<&Trial> {
         self.trials.first().filter(|t| t.outcome == Outcome::Ranked)
     }
@@ -142,6 +163,7 @@ fn run_trial(
         resources: None,
         smem_bytes: None,
         time: None,
+        measured: None,
     };
     let rejected = |mut trial: Trial, outcome, reason: String| {
         (trial.outcome, trial.reason) = (outcome, Some(reason));
@@ -157,12 +179,13 @@ fn run_trial(
     }
     let least = footprint(&launches[0].program, trial.config.num_stages);
     let named = values(&trial.config);
-    let finding = match options.journal.and_then(|j| j.find(&named)) {
-        Some(finding) => finding.clone(),
+    let known = options.journal.and_then(|j| j.find("compile", &named).into_iter().next_back());
+    let finding = match known {
+        Some(finding) => finding,
         None => {
             let finding = compile_and_assemble(subject, options, &trial.config);
             if let Some(journal) = options.journal {
-                journal.add(&named, &finding)?;
+                journal.add("compile", &named, &finding)?;
             }
             finding
         }
@@ -262,18 +285,26 @@ fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Conf
     Finding::Compiled { smem_bytes, assembled }
 }
 
-/// The record of a sweep: its best candidate, with every other as a note.
-pub fn to_record(subject: &Subject, sweep: &Sweep, ptxas: Option<&Ptxas>) -> Option<Record> {
+/// The record of a sweep: its best candidate, with every other as a note. `report` is of the measuring, where that
+/// was done.
+pub fn to_record(
+    subject: &Subject,
+    sweep: &Sweep,
+    ptxas: Option<&Ptxas>,
+    report: Option<&Report>,
+) -> Option<Record> {
     let best = sweep.best()?;
     let note = |t: &Trial| TrialNote {
         config: values(&t.config),
         outcome: t.outcome,
-        us: t.time.map(|time| round(time.us)),
+        us: t.measured.map_or(t.time, |m| Some(m.time)).map(|time| round(time.us)),
+        predicted_us: t.measured.and(t.time).map(|time| round(time.us)),
+        runs: t.measured.map(|m| m.runs),
         reason: t.reason.clone(),
     };
     let rounded = |t: Timing| Timing { us: round(t.us), low_us: round(t.low_us), high_us: round(t.high_us) };
     Some(Record {
-        provenance: Provenance::Modelled,
+        provenance: report.map_or(Provenance::Modelled, |_| Provenance::Measured),
         source: None,
         dtype: Some(subject.problem.dtype),
         shape: subject.bucket(),
@@ -283,15 +314,17 @@ pub fn to_record(subject: &Subject, sweep: &Sweep, ptxas: Option<&Ptxas>) -> Opt
         compiler: Some(COMPILER.to_owned()),
         assembler: ptxas
             .map(|p| format!("ptxas {}", p.version().unwrap_or_else(|| "of unknown version".to_owned()))),
-        gpu: None,
-        driver: None,
-        time: best.time.map(rounded),
+        gpu: report.map(|r| r.gpu.name.clone()),
+        driver: report.map(|r| r.gpu.driver.clone()),
+        measurement: report.and_then(|r| r.measurement.clone()),
+        model: report.and_then(|r| r.model),
+        time: best.measured.map_or(best.time, |m| Some(m.time)).map(rounded),
         resources: best.resources,
         trials: sweep.trials.iter().map(note).collect(),
     })
 }
 
-/// Three decimals of a microsecond are more than the model knows.
+/// Three decimals of a microsecond are more than the model knows, or an event resolves.
 fn round(us: f64) -> f64 {
     (us * 1000.0).round() / 1000.0
 }

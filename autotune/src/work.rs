@@ -64,17 +64,6 @@ pub struct GridWork {
     pub imbalance: f64,
 }
 
-/// Memory that one program needs, read off the kernel alone.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Footprint {
-    /// Fewest bytes of shared memory: the buffers of loads in loops that feed products, times the stages.
-    pub smem_bytes: usize,
-    /// Fewest 32-bit registers of the whole CTA: what a loop carries and the largest product in it beside that.
-    pub registers: usize,
-    /// Of those, the ones that hold the results of products.
-    pub accumulator_registers: usize,
-}
-
 /// Programs sampled along the first axis, whose work may differ; two along the others.
 const SAMPLES: usize = 16;
 
@@ -398,11 +387,11 @@ fn is_tile(ty: &Type) -> bool {
     matches!(ty, Type::Tile { .. })
 }
 
-fn elems(ty: &Type) -> f64 {
+pub(crate) fn elems(ty: &Type) -> f64 {
     ty.shape().iter().product::<usize>() as f64
 }
 
-fn bytes_of(ty: &Type) -> f64 {
+pub(crate) fn bytes_of(ty: &Type) -> f64 {
     elems(ty) * f64::from(ty.dtype().bits()) / 8.0
 }
 
@@ -440,122 +429,10 @@ fn any(stmts: &[Stmt], condition: &dyn Fn(&Expr) -> bool) -> bool {
 }
 
 /// The tiles and scalars that an expression is computed from, indices of loads left out.
-fn operands(expr: &Expr) -> Vec<&Expr> {
+pub(crate) fn operands(expr: &Expr) -> Vec<&Expr> {
     match &expr.kind {
         ExprKind::Load { .. } | ExprKind::Gather { .. } => Vec::new(),
         _ => expr.children(),
-    }
-}
-
-/// The memory one program cannot do without.
-pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
-    let mut least = Footprint::default();
-    for_each_loop(&program.body, &mut |body, carried| {
-        let mut scan =
-            LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
-        scan.block(body);
-        let sum = |vars: &[VarId]| vars.iter().map(|&v| registers_of(&program.vars[v].ty)).sum::<usize>();
-        least.registers = least.registers.max(sum(carried) + scan.product);
-        least.accumulator_registers = least.accumulator_registers.max(sum(&scan.accumulators) + scan.product);
-        let staged: usize = scan.loads.iter().filter(|(_, feeds)| *feeds).map(|(bytes, _)| bytes).sum();
-        least.smem_bytes = least.smem_bytes.max(staged * num_stages.max(1) as usize);
-    });
-    least
-}
-
-fn registers_of(ty: &Type) -> usize {
-    match ty {
-        Type::Tile { .. } => (elems(ty) * f64::from(ty.dtype().bits()) / 32.0) as usize,
-        _ => 0,
-    }
-}
-
-fn for_each_loop<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a [Stmt], &'a [VarId])) {
-    for stmt in stmts {
-        match stmt {
-            Stmt::For { body, carried, .. } | Stmt::While { body, carried, .. } => {
-                visit(body, carried);
-                for_each_loop(body, visit);
-            }
-            Stmt::If { then, otherwise, .. } => {
-                for_each_loop(then, visit);
-                for_each_loop(otherwise, visit);
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Finds the loads of one loop body (not of loops inside it) that feed products through nothing but reshapes and
-/// transposes, and the largest product that is not itself carried.
-struct LoopScan<'a> {
-    /// Variables that name a load: the variable and the load's index.
-    fed: Vec<(VarId, usize)>,
-    /// Bytes of each load, and whether a product uses it.
-    loads: Vec<(usize, bool)>,
-    carried: &'a [VarId],
-    /// Carried variables that products are assigned to.
-    accumulators: Vec<VarId>,
-    product: usize,
-}
-
-impl LoopScan<'_> {
-    fn block(&mut self, stmts: &[Stmt]) {
-        for stmt in stmts {
-            match stmt {
-                Stmt::Let { var, value } | Stmt::Assign { var, value } => {
-                    if let Some(load) = self.operand(value) {
-                        self.fed.push((*var, load));
-                    } else {
-                        let carried = self.carried.contains(var);
-                        if carried
-                            && matches!(value.kind, ExprKind::Mma(..))
-                            && !self.accumulators.contains(var)
-                        {
-                            self.accumulators.push(*var);
-                        }
-                        self.expr(value, carried);
-                    }
-                }
-                Stmt::Store { value, .. } | Stmt::Scatter { value, .. } => self.expr(value, false),
-                Stmt::If { then, otherwise, .. } => {
-                    self.block(then);
-                    self.block(otherwise);
-                }
-                Stmt::For { .. } | Stmt::While { .. } => {}
-            }
-        }
-    }
-
-    /// The load that an operand is, if nothing but its shape was changed.
-    fn operand(&mut self, expr: &Expr) -> Option<usize> {
-        match &expr.kind {
-            ExprKind::Reshape(a) | ExprKind::Transpose(a, _) => self.operand(a),
-            ExprKind::Var(var) => self.fed.iter().rev().find(|(v, _)| v == var).map(|(_, load)| *load),
-            ExprKind::Load { .. } => {
-                self.loads.push((bytes_of(&expr.ty) as usize, false));
-                Some(self.loads.len() - 1)
-            }
-            _ => None,
-        }
-    }
-
-    fn expr(&mut self, expr: &Expr, carried: bool) {
-        match &expr.kind {
-            ExprKind::Mma(lhs, rhs, acc) => {
-                for operand in [lhs, rhs] {
-                    match self.operand(operand) {
-                        Some(load) => self.loads[load].1 = true,
-                        None => self.expr(operand, false),
-                    }
-                }
-                self.expr(acc, false);
-                if !carried {
-                    self.product = self.product.max(registers_of(&expr.ty));
-                }
-            }
-            _ => operands(expr).into_iter().for_each(|e| self.expr(e, false)),
-        }
     }
 }
 
@@ -624,22 +501,5 @@ mod tests {
         };
         assert!(read(128, 4) < read(64, 4), "32 rows a warp reuse more than 16");
         assert!(read(128, 8) > read(128, 4));
-    }
-
-    #[test]
-    fn the_footprint_is_what_stages_and_accumulators_take() {
-        let config = config(&[("TILE_M", 64), ("TILE_N", 32), ("TILE_K", 32)]);
-        let subject = subject("matmul", &[]);
-        let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
-        let least = footprint(&launches[0].program, 3);
-        assert_eq!(least.smem_bytes, 3 * (64 + 32) * 32 * 2);
-        assert_eq!((least.registers, least.accumulator_registers), (64 * 32, 64 * 32));
-        let attention = attention(256, 1);
-        let config = self::config(&[("TILE_M", 128), ("TILE_N", 32)]);
-        let launches = attention.programs(&config).unwrap_or_else(|e| panic!("{e}"));
-        let least = footprint(&launches[0].program, 2);
-        assert_eq!(least.smem_bytes, 2 * 2 * 32 * 64 * 2);
-        assert_eq!(least.accumulator_registers, 128 * 64 + 128 * 32);
-        assert_eq!(least.registers, least.accumulator_registers + 2 * 128);
     }
 }

@@ -10,8 +10,9 @@ use tile_lang::{DType, nearest};
 /// Compiles, assembles, prunes and ranks the configurations of tile kernels.
 ///
 /// Without a command it sweeps: every candidate of the kernel's space is compiled for the target, assembled where
-/// ptxas is found, pruned with a reason or ranked by the cost model, and the best is written to
-/// configs/<target>/<kernel>.toml.
+/// ptxas is found, and pruned with a reason or ranked by the cost model. On a machine with a GPU of the target the
+/// ranked ones are checked and timed there. The best is written to configs/<target>/<kernel>.toml. A sweep that was
+/// interrupted goes on where it was.
 #[derive(Parser, Debug)]
 #[command(name = "tile-tune", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -46,6 +47,9 @@ pub enum Command {
     List,
     /// List the GPUs that are known, with the source of each figure
     Targets,
+    /// Measure for a sweep, which asks on the standard input
+    #[command(hide = true)]
+    Worker(WorkerArgs),
 }
 
 /// The problem and the values of parameters.
@@ -71,7 +75,42 @@ pub struct SweepArgs {
     #[arg(long)]
     pub kernel: Option<String>,
     #[command(flatten)]
+    pub measuring: Measuring,
+    #[command(flatten)]
     pub subjects: Subjects,
+}
+
+/// Whether and how candidates are measured.
+#[derive(Args, Debug, Default)]
+pub struct Measuring {
+    /// Measure, and fail where there is no GPU of the target [default: measure where there is one]
+    #[arg(long, conflicts_with = "no_measure")]
+    pub measure: bool,
+    /// Rank by the cost model, even where there is a GPU of the target
+    #[arg(long)]
+    pub no_measure: bool,
+    /// The GPUs that share the work, by number [default: all of the target's part]
+    #[arg(long, value_name = "INDEX,..", value_delimiter = ',')]
+    pub gpus: Vec<usize>,
+    /// Measure every candidate to the end, and tell what the search without this would have lost
+    #[arg(long)]
+    pub exhaustive: bool,
+    /// How long one candidate may keep a GPU busy before it counts as hung
+    #[arg(long, value_name = "SECONDS", default_value_t = 30.0, value_parser = seconds)]
+    pub time_limit: f64,
+    /// Begin no further candidate after this time; those left over are not ranked
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    pub budget: Option<f64>,
+    /// Rehearse on made-up GPUs, which a file describes
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub rehearse: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub struct WorkerArgs {
+    /// Make the times up as a file says
+    #[arg(long, value_name = "FILE")]
+    pub rehearse: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -167,6 +206,21 @@ impl SweepArgs {
             || !subjects.shape.is_empty()
             || !subjects.set.is_empty()
             || subjects.dtype.is_some()
+            || self.measuring.is_given()
+    }
+}
+
+impl Measuring {
+    fn is_given(&self) -> bool {
+        self.measure || self.no_measure || self.exhaustive || !self.gpus.is_empty() || self.budget.is_some()
+    }
+}
+
+/// Reads a time above 0.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 1e9 => Ok(seconds),
+        _ => Err(format!("`{text}` is no number of seconds above 0")),
     }
 }
 

@@ -9,10 +9,12 @@
 mod args;
 mod emit;
 mod list;
+mod report;
 mod run;
 mod sweep;
 mod table;
 mod targets;
+mod worker;
 
 use crate::configs::Configs;
 use crate::error::TuneError;
@@ -67,6 +69,7 @@ fn dispatch(cli: Cli) -> Result<(), TuneError> {
         Some(Command::Emit(args)) => emit::run(&cli.common, &configs()?, args),
         Some(Command::Run(args)) => run::run(&cli.common, args),
         Some(Command::List) => list::run(&cli.common),
+        Some(Command::Worker(args)) => worker::run(args),
         Some(Command::Targets) => targets::run(&cli.common, &configs()?),
     }
 }

@@ -1,21 +1,21 @@
 //! The sweep, `tile-tune` without a command.
 
 use super::args::{Common, SweepArgs};
-use super::table::{bytes, table, time};
-use super::{assembler, print, print_json, subject, warn};
+use super::report::{Swept, render};
+use super::{assembler, print, print_json, subject, warn, worker};
 use crate::configs::{Configs, stale_warning};
 use crate::error::TuneError;
 use crate::journal::Journal;
-use crate::platform::Platform;
-use crate::record::{Outcome, Provenance, complete};
+use crate::measure::GpuFacts;
+use crate::measure::process::WorkerCommand;
+use crate::measured::{MeasureOptions, measure};
+use crate::record::{Provenance, complete};
 use crate::subject::{Subject, label};
-use crate::sweep::{COMPILER, Sweep, SweepOptions, Trial, obstacle, sweep, to_record};
+use crate::sweep::{COMPILER, SweepOptions, obstacle, sweep, to_record};
 use codegen_ptx::{Ptxas, Target};
-use indexmap::IndexMap;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
-use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tile::contract::contracts;
 use tile_lang::Config;
 
@@ -35,10 +35,31 @@ pub fn run(common: &Common, configs: &Configs, args: &SweepArgs) -> Result<(), T
     }
     let subjects: Result<Vec<Subject>, TuneError> =
         kernels.iter().map(|k| subject(k, &args.subjects)).collect();
+    let subjects = subjects?;
+    // Values are judged before anything runs; the results are of no further use.
+    for subject in &subjects {
+        subject.set(&mut Config::default(), &args.subjects.set())?;
+    }
     let ptxas = assembler(common)?;
+    let command = worker::command(&args.measuring)?;
+    let gpus = worker::gpus(&args.measuring, &command, target)?;
+    let tools =
+        Tools { ptxas: ptxas.as_ref(), command: &command, gpus: gpus.as_deref().map_err(|r| r.as_str()) };
     let mut documents = Vec::new();
-    for subject in subjects? {
-        documents.push(tune(common, configs, &subject, target, ptxas.as_ref(), &args.subjects.set())?);
+    let mut failure = None;
+    for subject in &subjects {
+        // Of several kernels, one that fails is told of and leaves the others alone.
+        match tune(common, configs, subject, target, &tools, args) {
+            Ok(document) => documents.push(document),
+            Err(error) => {
+                if let Some(earlier) = failure.replace(error) {
+                    eprintln!("error: {earlier}");
+                }
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error);
     }
     if common.json {
         let document =
@@ -48,17 +69,24 @@ pub fn run(common: &Common, configs: &Configs, args: &SweepArgs) -> Result<(), T
     Ok(())
 }
 
+/// What a sweep works with.
+struct Tools<'a> {
+    ptxas: Option<&'a Ptxas>,
+    command: &'a WorkerCommand,
+    /// The GPUs to measure on, or why the model is asked.
+    gpus: Result<&'a [GpuFacts], &'a str>,
+}
+
 /// Sweeps one kernel, prints the table and writes the record.
 fn tune(
     common: &Common,
     configs: &Configs,
     subject: &Subject,
     target: &'static Target,
-    ptxas: Option<&Ptxas>,
-    set: &IndexMap<String, i64>,
+    tools: &Tools,
+    args: &SweepArgs,
 ) -> Result<serde_json::Value, TuneError> {
-    // Values are judged before anything runs; the result is of no further use.
-    subject.set(&mut Config::default(), set)?;
+    let (ptxas, set) = (tools.ptxas, args.subjects.set());
     let platform = configs.platform(target)?;
     let path = configs.table_path(target.part, subject.kernel());
     let mut records = configs.table(subject, target)?;
@@ -102,22 +130,55 @@ fn tune(
         journal: journal.as_ref(),
         progress: &progress,
     };
-    let result = sweep(subject, &options)?;
-    bar.finish_and_clear();
-
-    let written = match (to_record(subject, &result, ptxas), set.is_empty()) {
-        (Some(record), true) => {
-            records.put(record);
-            records.save(&path)?;
-            Some(path.as_path())
+    let mut result = sweep(subject, &options)?;
+    let report = match tools.gpus {
+        Ok(gpus) if result.best().is_some() => {
+            let (now, _) = configs.look_up(std::slice::from_ref(&records), subject, target)?;
+            let incumbent = now.map(|choice| choice.config);
+            let progress = |phase: &'static str, done: usize, total: usize| {
+                bar.set_message(format!("{} on {}: {phase}", subject.kernel(), gpus[0].name));
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            };
+            let measuring = &args.measuring;
+            let options = MeasureOptions {
+                command: tools.command,
+                gpus,
+                limit: Duration::from_secs_f64(measuring.time_limit),
+                deadline: measuring.budget.map(|budget| Instant::now() + Duration::from_secs_f64(budget)),
+                exhaustive: measuring.exhaustive,
+                incumbent: incumbent.as_ref(),
+                journal: journal.as_ref(),
+                progress: &progress,
+            };
+            Some(measure(subject, &mut result, &options)?)
         }
         _ => None,
     };
+    bar.finish_and_clear();
+
+    let record = to_record(subject, &result, ptxas, report.as_ref()).filter(|_| set.is_empty());
+    let is_new = record.is_some_and(|record| records.put(record));
+    if is_new {
+        records.save(&path)?;
+    }
+    let written = is_new.then_some(path.as_path());
     if let Some(journal) = journal {
         journal.finish()?;
     }
     if !common.json {
-        print(&render(subject, target, platform, ptxas, &result, written));
+        let swept = Swept {
+            subject,
+            target,
+            platform,
+            ptxas,
+            sweep: &result,
+            report: report.as_ref(),
+            unmeasured: tools.gpus.err(),
+            written,
+            is_whole: set.is_empty(),
+        };
+        print(&render(&swept));
     }
     if result.best().is_none() {
         let first = result.trials.first();
@@ -133,7 +194,8 @@ fn tune(
         "kernel": subject.kernel(), "target": target.part, "platform": platform.name, "compiler": COMPILER,
         "assembler": ptxas.map(|p| p.version()), "dtype": subject.problem.dtype, "sizes": subject.problem.sizes,
         "bucket": subject.bucket(), "source_hash": hash, "seconds": result.elapsed.as_secs_f64(),
-        "resumed": result.resumed, "best": result.best(), "record": written, "trials": result.trials,
+        "resumed": result.resumed, "measured": report, "not_measured": tools.gpus.err(), "best": result.best(),
+        "record": written, "trials": result.trials,
     }))
 }
 
@@ -165,85 +227,4 @@ fn progress_bar(hidden: bool) -> ProgressBar {
     }
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
-}
-
-fn render(
-    subject: &Subject,
-    target: &Target,
-    platform: &Platform,
-    ptxas: Option<&Ptxas>,
-    sweep: &Sweep,
-    written: Option<&Path>,
-) -> String {
-    let sizes: Vec<String> =
-        subject.problem.sizes.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    let assembler = match ptxas {
-        Some(ptxas) => format!(
-            "ptxas {} ({})",
-            ptxas.version().unwrap_or_else(|| "of unknown version".to_owned()),
-            ptxas.found_by()
-        ),
-        None => "no assembler".to_owned(),
-    };
-    let mut text = format!(
-        "{} for {} ({}), {} {}\n{COMPILER}, {assembler}; no GPU of this SM is used: times are predicted by the cost model\n",
-        subject.kernel(),
-        target.part,
-        platform.name,
-        subject.problem.dtype,
-        sizes.join(" "),
-    );
-    let header =
-        ["configuration", "registers", "smem", "spills", "occupancy", "predicted", "spread", "verdict"];
-    let best = sweep.best();
-    let rows = sweep.trials.iter().map(|trial| row(trial, best)).collect();
-    text += &table(&header, rows, 1..7);
-    let count = |outcome| sweep.trials.iter().filter(|t| t.outcome == outcome).count();
-    text += &format!(
-        "\n{} candidates in {:.1} s: {} ranked, {} pruned, {} await tcgen05, {} failed",
-        sweep.trials.len(),
-        sweep.elapsed.as_secs_f64(),
-        count(Outcome::Ranked),
-        count(Outcome::Pruned),
-        count(Outcome::AwaitsTcgen05),
-        count(Outcome::Failed),
-    );
-    if sweep.resumed > 0 {
-        text += &format!("; {} taken over from an interrupted sweep", sweep.resumed);
-    }
-    text += "\n";
-    if let (Some(best), Some(path)) = (best, written) {
-        text += &format!("best: {}, written to {}\n", label(&best.config), path.display());
-    }
-    text
-}
-
-fn row(trial: &Trial, best: Option<&Trial>) -> Vec<String> {
-    let unknown = || "-".to_owned();
-    let resources = trial.resources;
-    let verdict = match (trial.outcome, &trial.reason) {
-        (Outcome::Ranked, _) if best == Some(trial) => "best".to_owned(),
-        (Outcome::Ranked, _) => {
-            let ratio = best.and_then(|b| Some(trial.time?.us / b.time?.us));
-            ratio.map_or_else(|| "ranked".to_owned(), |r| format!("{r:.2}x the best"))
-        }
-        (Outcome::Pruned, Some(reason)) => format!("pruned: {reason}"),
-        (Outcome::AwaitsTcgen05, Some(reason)) => format!("awaits tcgen05: {reason}"),
-        (Outcome::Failed, Some(reason)) => format!("failed: {}", reason.lines().next().unwrap_or_default()),
-        (_, None) => unknown(),
-    };
-    let vendor = if trial.vendor { "vendor table; " } else { "" };
-    vec![
-        label(&trial.config),
-        resources.map_or_else(unknown, |r| r.registers.to_string()),
-        trial.smem_bytes.map_or_else(unknown, bytes),
-        resources.map_or_else(unknown, |r| format!("{} B", r.spill_bytes)),
-        resources.map_or_else(
-            || format!("-/{}", trial.config.occupancy),
-            |r| format!("{}/{}", r.ctas_per_sm, trial.config.occupancy),
-        ),
-        trial.time.map_or_else(unknown, |t| time(t.us)),
-        trial.time.map_or_else(unknown, |t| format!("{} .. {}", time(t.low_us), time(t.high_us))),
-        format!("{vendor}{verdict}"),
-    ]
 }

@@ -1,11 +1,7 @@
 //! What the command does when all is well.
 
-use crate::support::{Place, repository_ptxas, skipped};
+use crate::support::{Place, json, repository_ptxas, skipped};
 use safetensors::tensor::SafeTensors;
-
-fn json(text: &str) -> serde_json::Value {
-    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
-}
 
 #[test]
 fn kernels_and_targets_are_listed() {

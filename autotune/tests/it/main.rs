@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod good_input;
+mod measured;
 mod support;
 mod tables;

@@ -91,6 +91,11 @@ impl Place {
     }
 }
 
+/// What the command printed with `--json`.
+pub fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
 /// The assembler in the repository's tools folder or on the `PATH`.
 pub fn repository_ptxas() -> Option<String> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tools/nvidia");

@@ -1,0 +1,163 @@
+//! The memory that one program of a kernel cannot do without, read off the kernel alone.
+
+use crate::work::{bytes_of, elems, operands};
+use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
+
+/// Memory that one program needs, read off the kernel alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Fewest bytes of shared memory: the buffers of loads in loops that feed products, times the stages.
+    pub smem_bytes: usize,
+    /// Fewest 32-bit registers of the whole CTA: what a loop carries and the largest product in it beside that.
+    pub registers: usize,
+    /// Of those, the ones that hold the results of products.
+    pub accumulator_registers: usize,
+}
+
+/// The memory one program cannot do without.
+pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
+    let mut least = Footprint::default();
+    for_each_loop(&program.body, &mut |body, carried| {
+        let mut scan =
+            LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
+        scan.block(body);
+        let sum = |vars: &[VarId]| vars.iter().map(|&v| registers_of(&program.vars[v].ty)).sum::<usize>();
+        least.registers = least.registers.max(sum(carried) + scan.product);
+        least.accumulator_registers = least.accumulator_registers.max(sum(&scan.accumulators) + scan.product);
+        let staged: usize = scan.loads.iter().filter(|(_, feeds)| *feeds).map(|(bytes, _)| bytes).sum();
+        least.smem_bytes = least.smem_bytes.max(staged * num_stages.max(1) as usize);
+    });
+    least
+}
+
+fn registers_of(ty: &Type) -> usize {
+    match ty {
+        Type::Tile { .. } => (elems(ty) * f64::from(ty.dtype().bits()) / 32.0) as usize,
+        _ => 0,
+    }
+}
+
+fn for_each_loop<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a [Stmt], &'a [VarId])) {
+    for stmt in stmts {
+        match stmt {
+            Stmt::For { body, carried, .. } | Stmt::While { body, carried, .. } => {
+                visit(body, carried);
+                for_each_loop(body, visit);
+            }
+            Stmt::If { then, otherwise, .. } => {
+                for_each_loop(then, visit);
+                for_each_loop(otherwise, visit);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Finds the loads of one loop body (not of loops inside it) that feed products through nothing but reshapes and
+/// transposes, and the largest product that is not itself carried.
+struct LoopScan<'a> {
+    /// Variables that name a load: the variable and the load's index.
+    fed: Vec<(VarId, usize)>,
+    /// Bytes of each load, and whether a product uses it.
+    loads: Vec<(usize, bool)>,
+    carried: &'a [VarId],
+    /// Carried variables that products are assigned to.
+    accumulators: Vec<VarId>,
+    product: usize,
+}
+
+impl LoopScan<'_> {
+    fn block(&mut self, stmts: &[Stmt]) {
+        for stmt in stmts {
+            match stmt {
+                Stmt::Let { var, value } | Stmt::Assign { var, value } => {
+                    if let Some(load) = self.operand(value) {
+                        self.fed.push((*var, load));
+                    } else {
+                        let carried = self.carried.contains(var);
+                        if carried
+                            && matches!(value.kind, ExprKind::Mma(..))
+                            && !self.accumulators.contains(var)
+                        {
+                            self.accumulators.push(*var);
+                        }
+                        self.expr(value, carried);
+                    }
+                }
+                Stmt::Store { value, .. } | Stmt::Scatter { value, .. } => self.expr(value, false),
+                Stmt::If { then, otherwise, .. } => {
+                    self.block(then);
+                    self.block(otherwise);
+                }
+                Stmt::For { .. } | Stmt::While { .. } => {}
+            }
+        }
+    }
+
+    /// The load that an operand is, if nothing but its shape was changed.
+    fn operand(&mut self, expr: &Expr) -> Option<usize> {
+        match &expr.kind {
+            ExprKind::Reshape(a) | ExprKind::Transpose(a, _) => self.operand(a),
+            ExprKind::Var(var) => self.fed.iter().rev().find(|(v, _)| v == var).map(|(_, load)| *load),
+            ExprKind::Load { .. } => {
+                self.loads.push((bytes_of(&expr.ty) as usize, false));
+                Some(self.loads.len() - 1)
+            }
+            _ => None,
+        }
+    }
+
+    fn expr(&mut self, expr: &Expr, carried: bool) {
+        match &expr.kind {
+            ExprKind::Mma(lhs, rhs, acc) => {
+                for operand in [lhs, rhs] {
+                    match self.operand(operand) {
+                        Some(load) => self.loads[load].1 = true,
+                        None => self.expr(operand, false),
+                    }
+                }
+                self.expr(acc, false);
+                if !carried {
+                    self.product = self.product.max(registers_of(&expr.ty));
+                }
+            }
+            _ => operands(expr).into_iter().for_each(|e| self.expr(e, false)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subject::{Subject, find_contract};
+    use indexmap::IndexMap;
+    use tile_lang::{Config, DType};
+    // Linking the crate registers its kernels.
+    use tilegym_kernels as _;
+
+    fn footprint_of(
+        kernel: &str,
+        sizes: &[(&str, i64)],
+        values: &[(&str, i64)],
+        num_stages: u32,
+    ) -> Footprint {
+        let contract = find_contract(kernel).unwrap_or_else(|e| panic!("{e}"));
+        let sizes: IndexMap<String, i64> = sizes.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
+        let subject = Subject::new(contract, Some(DType::BF16), &sizes).unwrap_or_else(|e| panic!("{e}"));
+        let mut config = Config::default();
+        values.iter().for_each(|(name, value)| config.set(name, *value));
+        let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
+        footprint(&launches[0].program, num_stages)
+    }
+
+    #[test]
+    fn the_footprint_is_what_stages_and_accumulators_take() {
+        let least = footprint_of("matmul", &[], &[("TILE_M", 64), ("TILE_N", 32), ("TILE_K", 32)], 3);
+        assert_eq!(least.smem_bytes, 3 * (64 + 32) * 32 * 2);
+        assert_eq!((least.registers, least.accumulator_registers), (64 * 32, 64 * 32));
+        let least = footprint_of("fmha", &[("head_dim", 64)], &[("TILE_M", 128), ("TILE_N", 32)], 2);
+        assert_eq!(least.smem_bytes, 2 * 2 * 32 * 64 * 2);
+        assert_eq!(least.accumulator_registers, 128 * 64 + 128 * 32);
+        assert_eq!(least.registers, least.accumulator_registers + 2 * 128);
+    }
+}
