@@ -46,7 +46,7 @@ pub enum FunctionKind {
 pub struct DTypeParam {
     /// The Rust name.
     pub name: String,
-    /// `Float` (f32, f16, bf16), `Element` (any dtype), `Int` (i32).
+    /// `Float` (f32, f16, bf16), `Factor` (those and f8E4M3FN), `Element` (any dtype).
     pub bound: DTypeBound,
     /// Where it is declared.
     pub span: Span,
@@ -57,6 +57,8 @@ pub struct DTypeParam {
 pub enum DTypeBound {
     /// f32, f16, bf16.
     Float,
+    /// What products multiply: f32, f16, bf16, f8E4M3FN.
+    Factor,
     /// Any dtype a tensor can hold: f32, f16, bf16, i32, bool, f8E4M3FN, f4E2M1FN.
     Element,
 }
@@ -66,6 +68,7 @@ impl DTypeBound {
     pub fn dtypes(self) -> &'static [DType] {
         match self {
             DTypeBound::Float => &[DType::F32, DType::F16, DType::BF16],
+            DTypeBound::Factor => &[DType::F32, DType::F16, DType::BF16, DType::F8E4M3FN],
             DTypeBound::Element => &[
                 DType::F32,
                 DType::F16,

@@ -75,6 +75,11 @@ impl Product {
     }
 }
 
+/// The extent of the grid along an axis.
+fn num_programs(axis: usize) -> Product {
+    Product::symbol(format!("num_programs({axis})"))
+}
+
 /// How the text of a scalar argument begins; unlike sizes it may be negative.
 const PARAMETER: &str = "parameter ";
 
@@ -95,11 +100,12 @@ enum Atom {
 
 impl Atom {
     /// `r` where the atom's values are in `0..r`.
-    fn range(&self) -> Option<&Product> {
+    fn range(&self) -> Option<Product> {
         match self {
-            Atom::Ranged { range, .. } => range.as_ref(),
+            Atom::ProgramId(axis) => Some(num_programs(*axis)),
+            Atom::Ranged { range, .. } => range.clone(),
             // Truncating division leaves a negative rest of a negative value.
-            Atom::Remainder(x, n) => x.never_negative().then_some(n),
+            Atom::Remainder(x, n) => x.never_negative().then(|| n.clone()),
             _ => None,
         }
     }
@@ -290,7 +296,7 @@ impl Analysis<'_> {
             ExprKind::TensorDim(param, axis) => {
                 Form::invariant(Product::symbol(format!("{}.dim({axis})", self.program.params[*param].name)))
             }
-            ExprKind::NumPrograms(axis) => Form::invariant(Product::symbol(format!("num_programs({axis})"))),
+            ExprKind::NumPrograms(axis) => Form::invariant(num_programs(*axis)),
             ExprKind::ProgramId(axis) => Form::atom(Atom::ProgramId(*axis)),
             ExprKind::Var(var) => self.values.get(var).cloned().unwrap_or_else(|| self.opaque()),
             ExprKind::Iota => {
@@ -462,7 +468,7 @@ fn lowest_digit(form: &Form) -> Option<(Atom, Form)> {
         }
         let mut rest = Form::default();
         let divided = form.terms.iter().filter(|(other, _)| *other != atom).all(|(other, products)| {
-            let quotients: Option<Vec<_>> = products.iter().map(|p| p.divide(range)).collect();
+            let quotients: Option<Vec<_>> = products.iter().map(|p| p.divide(&range)).collect();
             quotients.map(|q| rest.terms.insert(other.clone(), q)).is_some()
         });
         if divided && !rest.terms.is_empty() {

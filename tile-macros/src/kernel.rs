@@ -414,6 +414,7 @@ fn own(name: &str) -> Ident {
 fn bound(bound: DTypeBound) -> TokenStream {
     match bound {
         DTypeBound::Float => quote!(::tile::private::Float),
+        DTypeBound::Factor => quote!(::tile::private::Factor),
         DTypeBound::Element => quote!(::tile::private::Element),
     }
 }

@@ -16,7 +16,7 @@ use syn::ItemFn;
 ///
 /// `#[tile_kernel(tune(TILE_M in [64, 128], num_stages in [2, 3] where TILE_M <= 128))]` declares the tuning space.
 /// Parameters are `Tensor<T, RANK>`, `TensorMut<T, RANK>` and the scalars `f32`, `i32`, `i64`, `usize`, `bool`;
-/// generics are dtypes (`T: Float`, `T: Element`) and consts (`const TILE_M: usize`, `const CAUSAL: bool`).
+/// generics are dtypes (`T: Float`, `T: Factor`, `T: Element`) and consts (`const TILE_M: usize`, `const CAUSAL: bool`).
 #[proc_macro_attribute]
 pub fn tile_kernel(attr: TokenStream, item: TokenStream) -> TokenStream {
     expand(attr, item, kernel::expand)

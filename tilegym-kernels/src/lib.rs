@@ -3,17 +3,21 @@
 //! Linking this crate registers its kernels and contracts: `tile-tune` and [`tile::contract::contracts`] find
 //! them by name.
 
+mod activations;
 mod check;
 mod gated;
 mod kernels;
 mod oracle;
+mod products;
 mod rows;
 
 pub use gated::GatedContract;
 pub use kernels::fmha::{FmhaContract, fmha};
 pub use kernels::gelu_and_mul::{GELU_AND_MUL, gelu_and_mul};
 pub use kernels::layer_norm::{LayerNormContract, layer_norm};
+pub use kernels::linear::{LinearContract, linear};
 pub use kernels::matmul::{MatmulContract, matmul};
+pub use kernels::matmul_batched::{MatmulBatchedContract, matmul_batched};
 pub use kernels::rms_norm::{RmsNormContract, add_rms_norm, rms_norm};
 pub use kernels::silu_and_mul::{SILU_AND_MUL, silu_and_mul};
 pub use kernels::softmax::{SoftmaxContract, softmax};

@@ -159,12 +159,18 @@ impl Checker<'_> {
         let message = format!("`{what}` takes {}; found {name}", wanted.join(", "));
         match class {
             Class::Storage => {
-                let message = format!("`{what}`: {name} is a storage type, without arithmetic");
+                let message = match dtype {
+                    TypedDType::Known(_) => format!("`{what}`: {name} is a storage type, without arithmetic"),
+                    TypedDType::Param(_) => {
+                        format!("`{what}`: `{name}: Factor` may be f8E4M3FN, which is without arithmetic")
+                    }
+                };
                 self.error_help(span, message, "convert it first with `.cast::<f32>()`");
             }
             Class::Any => {
                 let message = format!("`{what}` takes {}; `{name}` may be any dtype", wanted.join(", "));
-                self.error_help(span, message, format!("bound it: `{name}: Float`"));
+                let bound = if classes.contains(&Class::Storage) { "Factor" } else { "Float" };
+                self.error_help(span, message, format!("bound it: `{name}: {bound}`"));
             }
             _ => self.error(span, message),
         }

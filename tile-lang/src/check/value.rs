@@ -137,7 +137,7 @@ pub(super) enum Class {
     Float,
     Int,
     Bool,
-    /// f8 and f4.
+    /// f8, f4, and a dtype parameter bound by `Factor`.
     Storage,
     /// A dtype parameter bound by `Element`.
     Any,
@@ -208,6 +208,7 @@ impl Checker<'_> {
             TypedDType::Known(_) => Class::Int,
             TypedDType::Param(p) => match self.bounds.get(p) {
                 Some(DTypeBound::Float) => Class::Float,
+                Some(DTypeBound::Factor) => Class::Storage,
                 Some(DTypeBound::Element) => Class::Any,
                 None => Class::Unknown,
             },

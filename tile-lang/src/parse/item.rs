@@ -119,12 +119,14 @@ impl Parser {
             .collect();
         match names.as_slice() {
             [Some(name)] if name == "Float" => DTypeBound::Float,
+            [Some(name)] if name == "Factor" => DTypeBound::Factor,
             [Some(name)] if name == "Element" => DTypeBound::Element,
             _ => {
                 self.error(
                     ty,
                     format!(
-                        "dtype parameter `{}` needs one bound: `Float` (f32, f16, bf16) or `Element` (every dtype)",
+                        "dtype parameter `{}` needs one bound: `Float` (f32, f16, bf16), `Factor` (those and f8E4M3FN) \
+                         or `Element` (every dtype)",
                         ty.ident
                     ),
                 );

@@ -44,6 +44,14 @@ fn quotient_with_remainder() {
 }
 
 #[test]
+fn program_ids_as_digits() {
+    let index = |high: &str| format!("program_id({high}) * num_programs(0) + program_id(0), program_id(1)");
+    assert_eq!(axes(&store(&index("2"))), [] as [usize; 0]);
+    assert_eq!(axes(&store("program_id(2) * num_programs(1) + program_id(0), program_id(1)")), [0, 2]);
+    assert_eq!(axes(&store("program_id(2) * num_programs(0) + program_id(0) + program_id(1), 0")), [0, 1, 2]);
+}
+
+#[test]
 fn loops() {
     let body = |hi: &str, index: &str| format!("for i in 0..{hi} {{ {} }}", store(index));
     assert_eq!(axes(&body("n", "program_id(0) * n + i, 0")), [1, 2]);

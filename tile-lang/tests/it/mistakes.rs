@@ -6,7 +6,7 @@ use tile_lang::{Bindings, DType, Diagnostic, Mode};
 /// The kernel around the body of a case, which begins on line 4.
 fn kernel(body: &str) -> String {
     format!(
-        "fn k<T: Float, E: Element, const M: usize, const N: usize, const K: usize, const FLAG: bool>(\n\
+        "fn k<T: Float, P: Factor, E: Element, const M: usize, const N: usize, const K: usize, const FLAG: bool>(\n\
          a: Tensor<T, 2>, b: Tensor<i32, 1>, e: Tensor<E, 2>, f8: Tensor<F8E4M3FN, 2>,\n\
          c: TensorMut<T, 2>, s: f32, n: i32, z: usize) {{\n{body}\n}}"
     )
@@ -137,6 +137,17 @@ fn each_mistake_has_one_message_at_its_place() {
         ("let x = zeros::<f32>([M, N]).permute([0, 0]);", 1, "`permute`: [0, 0] is no order of the 2 axes"),
         ("let x = iota(M).exp2();", 1, "`exp2` takes f32, f16, bf16; found i32"),
         ("let x = e.load([0, 0], [M, N]) * 2.0;", 1, "`E` may be any dtype\n  help: bound it: `E: Float`"),
+        (
+            "let x = zeros::<P>([M]) + zeros::<P>([M]);",
+            1,
+            "`+`: `P: Factor` may be f8E4M3FN, which is without arithmetic\n  help: convert it first with `.cast::<f32>()`",
+        ),
+        ("mma(zeros::<P>([M, K]), zeros::<P>([K, N]), zeros::<f32>([M, N]));", 0, ""),
+        (
+            "mma(zeros::<E>([M, K]), zeros::<E>([K, N]), zeros::<f32>([M, N]));",
+            1,
+            "`E` may be any dtype\n  help: bound it: `E: Factor`",
+        ),
         (
             "let x = f8.load([0, 0], [M, N]).exp();",
             1,

@@ -135,6 +135,12 @@ pub trait Numeric: Element {
     fn one() -> Self;
 }
 
+/// Element types that [`mma`](crate::eager::mma()) multiplies: f32, f16, bf16, f8E4M3FN.
+pub trait Factor: Element<Value = f32> {}
+
+impl<T: Float> Factor for T {}
+impl Factor for F8E4M3FN {}
+
 /// Floating-point element types with arithmetic: f32, f16, bf16.
 pub trait Float: Numeric + Element<Value = f32> {}
 

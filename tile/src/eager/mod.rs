@@ -16,7 +16,7 @@ mod tile;
 mod view;
 
 pub use arena::{Carried, mark, release};
-pub use element::{Bits, Element, Float, Numeric, Scalar};
+pub use element::{Bits, Element, Factor, Float, Numeric, Scalar};
 pub use elementwise::{Operand, fma, maximum, minimum, select};
 pub(crate) use grid::{Shadow, run_grid};
 pub use grid::{cdiv, num_programs, program_id};

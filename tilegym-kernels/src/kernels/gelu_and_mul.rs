@@ -1,12 +1,12 @@
 //! The GELU-gated product, GELU by its tanh form.
 
+use crate::activations::{gelu, gelu_reference};
 use crate::gated::GatedContract;
 use tile::prelude::*;
 
 /// `y = gelu(gate) * value`, one `TILE_M x TILE_N` block of `y` a program, in f32.
 ///
-/// `gelu(g) = g (1 + tanh(u)) / 2` with `u = sqrt(2 / pi) (g + 0.044715 g³)` (Hendrycks and Gimpel, 2016), computed
-/// as `g / (1 + exp(-2u))`, which is the same and loses nothing where `tanh` nears -1.
+/// `gelu(g) = g (1 + tanh(u)) / 2` with `u = sqrt(2 / pi) (g + 0.044715 g³)` (Hendrycks and Gimpel, 2016).
 ///
 /// A NaN gives NaN in its place. A gate of -inf gives NaN, one of +inf gives the value times infinity.
 ///
@@ -29,19 +29,14 @@ pub fn gelu_and_mul<T: Float, const TILE_M: usize, const TILE_N: usize>(x: Tenso
     let (m, n) = (program_id(0) / blocks, program_id(0) % blocks);
     let gate = x.load([m, 0, n], [TILE_M, 1, TILE_N]).reshape([TILE_M, TILE_N]).cast::<f32>();
     let value = x.load([m, 1, n], [TILE_M, 1, TILE_N]).reshape([TILE_M, TILE_N]).cast::<f32>();
-    // -2 sqrt(2 / pi) log2(e), and that times 0.044715.
-    let decay = (gate * (gate * gate * -0.102_943_24 - 2.302_208_2)).exp2();
-    y.store([m, n], (gate / (decay + 1.0) * value).cast::<T>());
+    y.store([m, n], (gelu(gate) * value).cast::<T>());
 }
 
 /// The contract of [`gelu_and_mul`].
 pub const GELU_AND_MUL: GatedContract = GatedContract {
     kernel: &gelu_and_mul::KERNEL,
     summary: "y = gelu(gate) * value by the tanh form, gates and values side by side in x",
-    activation: |g| {
-        let u = (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
-        0.5 * g * (1.0 + u.tanh())
-    },
+    activation: gelu_reference,
 };
 
 tile::register_contract!(GELU_AND_MUL);

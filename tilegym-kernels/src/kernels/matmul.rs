@@ -1,21 +1,25 @@
 //! Matrix product.
 
+use crate::products;
 use indexmap::{IndexMap, indexmap};
-use rayon::prelude::*;
 use std::collections::BTreeMap;
-use tile::contract::{Contract, ContractError, Found, Problem, Role, ScalarValue, SizeSpec, TensorSpec};
+use tile::contract::{Contract, ContractError, Found, Problem, ScalarValue, SizeSpec, TensorSpec};
 use tile::prelude::*;
 use tile::registry::KernelDef;
 use tile::{Config, DType};
 
 /// `out = lhs rhs`, one `TILE_M x TILE_N` block of `out` a program, accumulated in f32.
 ///
+/// A NaN or an infinity of an operand gives what IEEE sums of products give in its row or column of `out`.
+///
 /// # Shapes
 /// lhs `[M, K]`, out `[M, N]`; rhs `[N, K]` with `RHS_IS_NK`, else `[K, N]`.
 /// # Grid
-/// `[ceil(M / TILE_M), ceil(N / TILE_N)]`
+/// `[rows of blocks in a group, ceil(N / TILE_N), groups]`, where all groups together are `ceil(M / TILE_M)` rows of
+/// blocks. Programs that run at one time then share operands that the L2 cache holds; a single group is the plain
+/// grid `[ceil(M / TILE_M), ceil(N / TILE_N)]`.
 /// # Dtypes
-/// f16 | bf16 | f32 (tf32 on tensor cores)
+/// lhs, rhs f16 | bf16 | f32 (tf32 on tensor cores) | f8E4M3FN; out f16 | bf16 | f32
 #[tile_kernel(tune(
     TILE_M in [64, 128, 256],
     TILE_N in [64, 128, 256],
@@ -26,7 +30,8 @@ use tile::{Config, DType};
     where TILE_M * TILE_N <= 32768, TILE_M * TILE_N <= 4096 * num_warps
 ))]
 pub fn matmul<
-    T: Float,
+    T: Factor,
+    O: Float,
     const TILE_M: usize,
     const TILE_N: usize,
     const TILE_K: usize,
@@ -34,9 +39,10 @@ pub fn matmul<
 >(
     lhs: Tensor<T, 2>,
     rhs: Tensor<T, 2>,
-    out: TensorMut<T, 2>,
+    out: TensorMut<O, 2>,
 ) {
-    let (m, n) = (program_id(0), program_id(1));
+    let m = program_id(2) * num_programs(0) + program_id(0);
+    let n = program_id(1);
     let mut acc = zeros::<f32>([TILE_M, TILE_N]);
     for k in 0..cdiv(lhs.dim(1), TILE_K) {
         let a = lhs.load([m, k], [TILE_M, TILE_K]);
@@ -47,7 +53,7 @@ pub fn matmul<
         };
         acc = mma(a, b, acc);
     }
-    out.store([m, n], acc.cast::<T>());
+    out.store([m, n], acc.cast::<O>());
 }
 
 /// The contract of [`matmul`].
@@ -76,7 +82,7 @@ impl Contract for MatmulContract {
     }
 
     fn dtypes(&self) -> &'static [DType] {
-        &[DType::BF16, DType::F16, DType::F32]
+        products::DTYPES
     }
 
     fn check(&self, problem: &Problem) -> Result<(), ContractError> {
@@ -90,31 +96,12 @@ impl Contract for MatmulContract {
         given: &IndexMap<String, i64>,
     ) -> Result<Problem, ContractError> {
         crate::check::input_names(inputs, &[("lhs", "[M, K]"), ("rhs", "[N, K] or [K, N]")])?;
-        let dtype = crate::check::common_dtype(self.dtypes(), inputs, &["lhs", "rhs"])?;
-        let [m, k] = crate::check::extents(inputs, "lhs", "[M, K]")?;
-        let is_nk = given.get("rhs_is_nk").copied().unwrap_or(1);
-        let layout = if is_nk != 0 { "[N, K]" } else { "[K, N]" };
-        let [rows, cols] = crate::check::extents(inputs, "rhs", layout)?;
-        let (n, rhs_k) = if is_nk != 0 { (rows, cols) } else { (cols, rows) };
-        if rhs_k != k {
-            return Err(ContractError::Shape {
-                tensor: "rhs".into(),
-                found: vec![rows, cols],
-                expected: format!("{layout} with K = {k}, the columns of lhs"),
-            });
-        }
-        let sizes = indexmap! { "m" => m as i64, "n" => n as i64, "k" => k as i64, "rhs_is_nk" => is_nk };
+        let products::Operands { dtype, sizes, .. } = products::operands::<2>(self, inputs, given)?;
         crate::check::problem(self, dtype, sizes, given)
     }
 
     fn tensors(&self, p: &Problem) -> Vec<TensorSpec> {
-        let (m, n, k) = (p.size("m"), p.size("n"), p.size("k"));
-        let rhs = if p.switch("rhs_is_nk") { vec![n, k] } else { vec![k, n] };
-        vec![
-            TensorSpec { name: "lhs", dtype: p.dtype, shape: vec![m, k], role: Role::Input },
-            TensorSpec { name: "rhs", dtype: p.dtype, shape: rhs, role: Role::Input },
-            TensorSpec { name: "out", dtype: p.dtype, shape: vec![m, n], role: Role::Output },
-        ]
+        products::tensors(p, &[]).to_vec()
     }
 
     fn scalars(&self, _: &Problem) -> Vec<ScalarValue> {
@@ -126,11 +113,11 @@ impl Contract for MatmulContract {
     }
 
     fn dtype_bindings(&self, p: &Problem) -> IndexMap<String, DType> {
-        indexmap! { "T".to_owned() => p.dtype }
+        products::dtype_bindings(p)
     }
 
     fn grid(&self, p: &Problem, config: &Config) -> [usize; 3] {
-        [crate::check::blocks(p, "m", config, "TILE_M"), crate::check::blocks(p, "n", config, "TILE_N"), 1]
+        products::grouped_grid(p, config)
     }
 
     fn flops(&self, p: &Problem) -> f64 {
@@ -138,16 +125,7 @@ impl Contract for MatmulContract {
     }
 
     fn oracle(&self, p: &Problem, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
-        let (n, k) = (p.size("n"), p.size("k"));
-        let (lhs, rhs) = (&inputs[0], &inputs[1]);
-        // Rows of [N, K], so that the inner loop runs along both operands.
-        let rhs_nk: Vec<f64> = if p.switch("rhs_is_nk") {
-            rhs.clone()
-        } else {
-            (0..n * k).map(|i| rhs[(i % k) * n + i / k]).collect()
-        };
-        let row = |a: &[f64]| -> Vec<f64> { rhs_nk.chunks(k).map(|b| crate::oracle::dot(a, b)).collect() };
-        vec![lhs.par_chunks(k).flat_map_iter(row).collect()]
+        vec![products::reference(p, &inputs[0], &inputs[1])]
     }
 
     fn tolerance(&self, dtype: DType, gpu: bool) -> f64 {
@@ -155,8 +133,6 @@ impl Contract for MatmulContract {
     }
 
     fn default_config(&self, p: &Problem) -> Config {
-        // f32 operands take twice the shared memory of 16-bit ones.
-        let tile_k = if p.dtype == DType::F32 { 32 } else { 64 };
-        crate::check::config(&[("TILE_M", 64), ("TILE_N", 64), ("TILE_K", tile_k)], 4, 2, 1)
+        products::default_config(p)
     }
 }

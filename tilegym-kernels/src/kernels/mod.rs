@@ -3,7 +3,9 @@
 pub mod fmha;
 pub mod gelu_and_mul;
 pub mod layer_norm;
+pub mod linear;
 pub mod matmul;
+pub mod matmul_batched;
 pub mod rms_norm;
 pub mod silu_and_mul;
 pub mod softmax;

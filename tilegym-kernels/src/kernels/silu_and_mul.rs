@@ -1,5 +1,6 @@
 //! The SiLU-gated product.
 
+use crate::activations::{silu, silu_reference};
 use crate::gated::GatedContract;
 use tile::prelude::*;
 
@@ -26,15 +27,14 @@ pub fn silu_and_mul<T: Float, const TILE_M: usize, const TILE_N: usize>(x: Tenso
     let (m, n) = (program_id(0) / blocks, program_id(0) % blocks);
     let gate = x.load([m, 0, n], [TILE_M, 1, TILE_N]).reshape([TILE_M, TILE_N]).cast::<f32>();
     let value = x.load([m, 1, n], [TILE_M, 1, TILE_N]).reshape([TILE_M, TILE_N]).cast::<f32>();
-    let decay = (gate * -std::f32::consts::LOG2_E).exp2();
-    y.store([m, n], (gate / (decay + 1.0) * value).cast::<T>());
+    y.store([m, n], (silu(gate) * value).cast::<T>());
 }
 
 /// The contract of [`silu_and_mul`].
 pub const SILU_AND_MUL: GatedContract = GatedContract {
     kernel: &silu_and_mul::KERNEL,
     summary: "y = silu(gate) * value, gates and values side by side in x",
-    activation: |g| g / (1.0 + (-g).exp()),
+    activation: silu_reference,
 };
 
 tile::register_contract!(SILU_AND_MUL);

@@ -1,19 +1,20 @@
 //! Eager CPU runs and interpreted IR against the f64 references, on ragged and degenerate shapes.
 //!
-//! Tolerances are the contracts': relative Frobenius error 1e-5 for f32, 1e-3 for f16, 6e-3 for bf16.
+//! Tolerances are the contracts': relative Frobenius error 1e-5 for f32, 1e-3 for f16, 6e-3 for bf16 and what is
+//! stored as bf16.
 
 use crate::support::{agree, config, problem, run_eager};
 use tile::contract::Contract;
 use tile::dynamic::DynTensor;
 use tile_lang::DType;
-use tilegym_kernels::{FmhaContract, MatmulContract};
+use tilegym_kernels::{FmhaContract, LinearContract, MatmulBatchedContract, MatmulContract};
 
 const FLOATS: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 fn matmul(m: i64, n: i64, k: i64, is_nk: i64, tiles: [i64; 3]) {
     let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
     let tiles = [("TILE_M", tiles[0]), ("TILE_N", tiles[1]), ("TILE_K", tiles[2])];
-    for dtype in FLOATS {
+    for &dtype in MatmulContract.dtypes() {
         agree(&MatmulContract, dtype, &sizes, &tiles);
     }
 }
@@ -38,6 +39,63 @@ fn matmul_ragged_everywhere() {
     for is_nk in [0, 1] {
         matmul(257, 129, 65, is_nk, [64, 64, 32]);
         matmul(257, 129, 65, is_nk, [16, 128, 64]);
+    }
+}
+
+/// Blocks of rows in groups: 6 groups of 16 and one group of 7.
+#[test]
+fn matmul_groups_its_blocks() {
+    for (m, groups) in [(96 * 16 - 3, 6), (7 * 16, 1)] {
+        let sizes = [("m", m), ("n", 20), ("k", 16)];
+        let problem = problem(&MatmulContract, DType::F32, &sizes);
+        let tiles = [("TILE_M", 16), ("TILE_N", 16), ("TILE_K", 16)];
+        assert_eq!(MatmulContract.grid(&problem, &config(&MatmulContract, &problem, &tiles))[2], groups);
+        agree(&MatmulContract, DType::F32, &sizes, &tiles);
+    }
+}
+
+#[test]
+fn linear_adds_its_bias_and_activates() {
+    for (m, n, k) in [(1, 1, 1), (33, 70, 65)] {
+        for bias in [0, 1] {
+            for activation in 0..4 {
+                for &dtype in LinearContract.dtypes() {
+                    let sizes = [("m", m), ("n", n), ("k", k), ("bias", bias), ("activation", activation)];
+                    agree(&LinearContract, dtype, &sizes, &[("TILE_M", 16), ("TILE_N", 32), ("TILE_K", 32)]);
+                }
+            }
+        }
+    }
+    agree(&LinearContract, DType::BF16, &[("m", 40), ("n", 50), ("k", 60), ("rhs_is_nk", 0)], &[]);
+}
+
+#[test]
+fn linear_reads_its_problem_off_the_inputs() {
+    let matrix = |shape: &[usize]| (DType::BF16, shape.to_vec());
+    let given = indexmap::IndexMap::new();
+    let mut inputs = std::collections::BTreeMap::from([
+        ("lhs".to_owned(), matrix(&[3, 5])),
+        ("rhs".to_owned(), matrix(&[4, 5])),
+    ]);
+    let problem = LinearContract.from_inputs(&inputs, &given).unwrap();
+    assert_eq!((problem.size("n"), problem.size("bias")), (4, 0));
+    inputs.insert("bias".to_owned(), matrix(&[4]));
+    assert_eq!(LinearContract.from_inputs(&inputs, &given).unwrap().size("bias"), 1);
+    inputs.insert("bias".to_owned(), matrix(&[5]));
+    let message = LinearContract.from_inputs(&inputs, &given).unwrap_err().to_string();
+    assert_eq!(message, "`bias` has shape [5]; expected [4], as many as out has columns");
+}
+
+#[test]
+fn matmul_batched_agrees() {
+    for is_nk in [0, 1] {
+        for (batch, m, n, k) in [(1, 1, 1, 1), (3, 33, 70, 65), (5, 16, 16, 16)] {
+            for &dtype in MatmulBatchedContract.dtypes() {
+                let sizes = [("batch", batch), ("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
+                let tiles = [("TILE_M", 16), ("TILE_N", 32), ("TILE_K", 32)];
+                agree(&MatmulBatchedContract, dtype, &sizes, &tiles);
+            }
+        }
     }
 }
 

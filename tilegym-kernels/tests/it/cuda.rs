@@ -8,8 +8,8 @@ use tile::Device;
 use tile::contract::{Contract, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
 use tilegym_kernels::{
-    FmhaContract, GELU_AND_MUL, LayerNormContract, MatmulContract, RmsNormContract, SILU_AND_MUL,
-    SoftmaxContract, SplitkReduceContract,
+    FmhaContract, GELU_AND_MUL, LayerNormContract, LinearContract, MatmulBatchedContract, MatmulContract,
+    RmsNormContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
 };
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
@@ -48,6 +48,24 @@ fn matmul_agrees_with_its_reference() {
             let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
             agree(&device, &MatmulContract, &sizes, &[]);
             agree(&device, &MatmulContract, &sizes, &[("TILE_M", 16), ("TILE_N", 128), ("TILE_K", 32)]);
+        }
+    }
+}
+
+#[test]
+fn matmul_variants_agree_with_their_references() {
+    let Some(device) = gpu("matmul_variants_agree_with_their_references") else { return };
+    for (m, n, k) in [(1, 1, 1), (257, 129, 65), (1024, 256, 512)] {
+        let sizes = [("m", m), ("n", n), ("k", k)];
+        for bias in [0, 1] {
+            for activation in 0..4 {
+                let switches = [("bias", bias), ("activation", activation)];
+                agree(&device, &LinearContract, &[&sizes[..], &switches].concat(), &[]);
+            }
+        }
+        for is_nk in [0, 1] {
+            let batch = [("batch", 3), ("rhs_is_nk", is_nk)];
+            agree(&device, &MatmulBatchedContract, &[&sizes[..], &batch].concat(), &[]);
         }
     }
 }
