@@ -8,6 +8,7 @@ use crate::lower::{LowerOptions, lower_to_llvm};
 use crate::target::Target;
 use melior::dialect::DialectHandle;
 use melior::ir::operation::OperationLike;
+use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 use tile_ir::types::{int_attr, name_of, ops_of, str_attr};
 use tile_ir::{Module, TileContext};
@@ -67,9 +68,10 @@ impl CompileOptions {
 }
 
 /// A compiled kernel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Compiled {
     /// What it is compiled for.
+    #[serde(with = "crate::target::by_name")]
     pub target: &'static Target,
     /// The kernel's name in the PTX.
     pub entry: String,
@@ -90,7 +92,7 @@ pub struct Compiled {
 }
 
 /// How long each stage of a compilation took.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timing {
     /// The passes from the tile dialect to the gpu level.
     pub gpu: Duration,

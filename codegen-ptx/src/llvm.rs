@@ -31,6 +31,14 @@ const TRIPLE: &CStr = c"nvptx64-nvidia-cuda";
 /// body is left as it was emitted.
 const PASSES: &CStr = c"function(early-cse,simplifycfg,instcombine<no-verify-fixpoint;max-iterations=1>,loop-mssa(licm),early-cse),globaldce";
 
+/// The LLVM that generates the code: major, minor and patch.
+pub fn version() -> (u32, u32, u32) {
+    let (mut major, mut minor, mut patch) = (0, 0, 0);
+    // SAFETY: it writes three integers.
+    unsafe { llvm_sys::core::LLVMGetVersion(&mut major, &mut minor, &mut patch) };
+    (major, minor, patch)
+}
+
 /// What LLVM refuses. Always a defect of this compiler.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LlvmError {

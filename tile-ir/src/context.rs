@@ -3,6 +3,7 @@
 use melior::Context;
 use melior::dialect::DialectHandle;
 use melior::ir::Location;
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::fmt;
 use std::ops::Deref;
@@ -21,7 +22,7 @@ pub struct Message {
 }
 
 /// A place in a source file; lines and columns count from 1.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Place {
     /// The file, as the compiler names it.
     pub file: String,

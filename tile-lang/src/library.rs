@@ -73,14 +73,26 @@ impl Library {
     /// A hash of what the kernel computes as written, in hexadecimal: its syntax tree and its helpers', without
     /// places, file names and the tuning space, so that reformatting or moving it keeps tuned records valid.
     pub fn source_hash(&self) -> String {
-        let mut hasher = Sha256::new();
-        for node in &self.nodes {
-            let mut tree = serde_json::to_value(&node.function).expect("a syntax tree is plain data");
-            strip(&mut tree);
-            if let Value::Object(fields) = &mut tree {
+        self.hash(|tree| {
+            strip(tree);
+            if let Value::Object(fields) = tree {
                 fields.remove("file");
                 fields.remove("tune");
             }
+        })
+    }
+
+    /// A hash of the syntax trees with every place: what compilation sees, lines that its messages name included.
+    pub fn exact_hash(&self) -> String {
+        self.hash(|_| {})
+    }
+
+    /// A hash, in hexadecimal, of what `keep` leaves of each tree, and of what calls what.
+    fn hash(&self, keep: impl Fn(&mut Value)) -> String {
+        let mut hasher = Sha256::new();
+        for node in &self.nodes {
+            let mut tree = serde_json::to_value(&node.function).expect("a syntax tree is plain data");
+            keep(&mut tree);
             hasher.update(tree.to_string().as_bytes());
             for (path, index) in &node.callees {
                 hasher.update(format!("\0{path}\0{index}").as_bytes());

@@ -106,7 +106,7 @@ impl Parts<'_> {
             #(#docs)*
             #[allow(clippy::too_many_arguments)]
             #vis fn #name<'tile, #(#generics),*>(#(#params),*) -> #name::Launch<'tile> {
-                #name::Launch::new(::std::vec![#(#args),*], [#(#dtypes),*])
+                #name::Launch::new([#(#args),*], [#(#dtypes),*])
             }
         }
     }
@@ -122,6 +122,8 @@ impl Parts<'_> {
         let json = helper::json(self.function);
         let config = self.config();
         let tuned = self.tuned();
+        let arg_count = Literal::usize_unsuffixed(self.function.params.len());
+        let dtype_count = Literal::usize_unsuffixed(self.function.dtype_params.len());
         let module_doc = format!("Configuration and launch of the kernel [`fn@{name}`].");
         quote! {
             #[doc = #module_doc]
@@ -130,7 +132,7 @@ impl Parts<'_> {
                 #config
 
                 /// The kernel with its arguments, about to be launched.
-                pub type Launch<'tile> = ::tile::private::Launch<'tile, Config>;
+                pub type Launch<'tile> = ::tile::private::Launch<'tile, Config, #arg_count, #dtype_count>;
 
                 /// Carries the kernel's body.
                 #[doc(hidden)]
@@ -169,6 +171,7 @@ impl Parts<'_> {
                 ConstKind::Bool => quote!(config.get(#name).unwrap_or(0) != 0),
             }
         });
+        let sink = own("sink");
         let doc = format!("Tile sizes and launch options of [`fn@super::{}`].", self.name());
         quote! {
             #[doc = #doc]
@@ -192,7 +195,7 @@ impl Parts<'_> {
 
             impl ::core::default::Default for Config {
                 fn default() -> Self {
-                    ::tile::private::TypedConfig::from_config(&KERNEL.default_config())
+                    ::tile::private::TypedConfig::from_config(KERNEL.first_config())
                 }
             }
 
@@ -212,6 +215,16 @@ impl Parts<'_> {
                     };
                     #(config.set(#names, self.#fields as ::core::primitive::i64);)*
                     config
+                }
+
+                fn values(&self, mut #sink: impl ::core::ops::FnMut(::core::primitive::u64)) {
+                    // Every field: one that is left out does not compile.
+                    let Config { #(#fields,)* num_warps, num_stages, occupancy, num_ctas, tuned_for } = *self;
+                    #(#sink(#fields as ::core::primitive::u64);)*
+                    for option in [num_warps, num_stages, occupancy, num_ctas] {
+                        #sink(option.into());
+                    }
+                    #sink(tuned_for.map_or(0, |name| name.as_ptr().addr() as ::core::primitive::u64));
                 }
 
                 fn from_config(config: &::tile::private::Config) -> Self {

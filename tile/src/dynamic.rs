@@ -277,7 +277,7 @@ impl KernelDef {
         grid: [usize; 3],
     ) -> Result<(), LaunchError> {
         let arguments = args.iter_mut().map(Argument::dynamic).collect();
-        let run = |request: Request<'_>| request.run_in(stream);
+        let run = |request: Request<'_>| request.run_in(stream).map(drop);
         self.request(arguments, config, dtypes, grid, Options::default(), run)
     }
 

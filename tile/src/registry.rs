@@ -36,6 +36,7 @@ pub struct KernelDef {
     helpers: Helpers,
     pub(crate) eager: fn(&EagerCall<'_>) -> Result<(), LaunchError>,
     library: OnceLock<Library>,
+    default_config: OnceLock<Config>,
     instances: Mutex<Vec<(Bindings, Arc<Instance>)>>,
 }
 
@@ -98,6 +99,7 @@ impl KernelDef {
             helpers,
             eager,
             library: OnceLock::new(),
+            default_config: OnceLock::new(),
             instances: Mutex::new(Vec::new()),
         }
     }
@@ -119,6 +121,16 @@ impl KernelDef {
     /// The first configuration of the declared tuning space that its constraints allow. Launch options that are
     /// not tuned have their defaults; const parameters that are not tuned are absent.
     pub fn default_config(&self) -> Config {
+        self.first_config().clone()
+    }
+
+    /// As [`default_config`](Self::default_config).
+    #[doc(hidden)]
+    pub fn first_config(&self) -> &Config {
+        self.default_config.get_or_init(|| self.find_default_config())
+    }
+
+    fn find_default_config(&self) -> Config {
         let ast = self.ast();
         let tuned = |name: &str| ast.tune.axes.iter().any(|axis| axis.name == name);
         let open = ast.const_params.iter().filter(|param| !tuned(&param.name));

@@ -146,11 +146,12 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
     /// # Errors
     /// [`TensorError::TooLarge`]; when the device has too little memory.
     pub fn zeros_on(device: &Device, shape: [usize; R]) -> Result<Self, LaunchError> {
-        let len = element_count(&shape)?;
+        element_count(&shape)?;
         match device.0 {
             Inner::Cpu => Ok(Self::zeros(shape)),
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => {
+                let len = shape.iter().product();
                 let memory = Allocation::new(gpu.default_stream(), byte_count(T::DTYPE, len))?;
                 memory.fill(gpu.default_stream(), 0)?;
                 let strides = dense_strides(&shape).try_into().expect("one stride a dimension");
@@ -271,6 +272,13 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
             #[cfg(feature = "cuda")]
             Storage::Device(memory) => DeviceKind::Cuda(memory.gpu().index()),
         }
+    }
+
+    /// The address of the first element in a GPU's memory, to hand to other libraries; none in host memory. Work
+    /// that they do there is not known here.
+    #[cfg(feature = "cuda")]
+    pub fn device_address(&self) -> Option<u64> {
+        self.memory().map(|memory| memory.address())
     }
 
     /// The elements in row-major order; copied from the device where they are on one.

@@ -76,6 +76,20 @@ struct Features {
     multicast: bool,
 }
 
+/// A target as text, by its name.
+pub(crate) mod by_name {
+    use super::Target;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub fn serialize<S: Serializer>(target: &&'static Target, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(target.name)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static Target, D::Error> {
+        Target::from_name(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
 /// A name that is not a target's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown target `{name}`; did you mean `{nearest}`? known targets: {known}")]

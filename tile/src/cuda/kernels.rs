@@ -3,15 +3,19 @@
 use super::Gpu;
 use super::module::{Image, Module};
 use super::once_map::OnceMap;
-use crate::error::LaunchError;
-use crate::jit::{self, TensorFacts};
+use crate::error::{DeviceError, LaunchError};
+use crate::jit::disk::DiskCache;
+use crate::jit::{self, Artifact, Assembler, TensorFacts};
 use crate::registry::KernelDef;
 use cudarc::driver::{result, sys};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tile_lang::{Bindings, Config};
 
 /// Kernels that a device keeps loaded; beyond that, the one launched longest ago goes.
 const MAX_KERNELS: usize = 1024;
+
+/// Where kernels are kept between processes.
+static DISK: OnceLock<Option<DiskCache>> = OnceLock::new();
 
 /// The kernels of a device.
 pub(super) struct Kernels(OnceMap<String, Arc<Loaded>, LaunchError>);
@@ -21,6 +25,8 @@ pub(crate) struct Loaded {
     pub function: sys::CUfunction,
     pub num_threads: u32,
     pub smem_bytes: u32,
+    /// Why something was not done that could have been.
+    pub remarks: Vec<String>,
     _module: Module,
 }
 
@@ -37,7 +43,7 @@ impl Kernels {
 
 impl Gpu {
     /// The kernel on the device: compiled by whoever asks first, while others wait for it. Errors are not kept.
-    pub(super) fn load(
+    pub fn load(
         &'static self,
         kernel: &'static KernelDef,
         bindings: &Bindings,
@@ -56,18 +62,31 @@ impl Gpu {
         config: &Config,
         facts: &[TensorFacts],
     ) -> Result<Loaded, LaunchError> {
-        let jit = jit::compile(kernel, bindings, config, self.target(), facts, false);
-        let compiled = jit.map_err(|error| LaunchError::Jit(Box::new(error)))?.compiled;
+        let disk = DISK.get_or_init(DiskCache::from_environment).as_ref();
+        let assembler = Assembler::of_process();
+        let obtained = jit::obtain(kernel, bindings, config, self.target(), facts, disk, assembler);
+        let Artifact { compiled, cubin, mut remarks, .. } =
+            obtained.map_err(|error| LaunchError::Jit(Box::new(error)))?;
         let available = self.properties().smem_per_cta_bytes;
         if compiled.smem_bytes > available {
             let needed = compiled.smem_bytes;
             return Err(LaunchError::SharedMemory { kernel: kernel.name, needed, available });
         }
-        let module = Module::load(self, kernel.name, Image::Ptx(&compiled.ptx, compiled.target.ptx_version))?;
+        let ptx = Image::Ptx(&compiled.ptx, compiled.target.ptx_version);
+        let assembled = cubin.map(|cubin| Module::load(self, kernel.name, Image::Cubin(&cubin)));
+        let module = match assembled {
+            Some(Err(error)) if !matches!(error, LaunchError::Device(DeviceError::Fault { .. })) => {
+                remarks.push(format!("the driver assembles: it does not take ptxas's code: {error}"));
+                Module::load(self, kernel.name, ptx)?
+            }
+            Some(loaded) => loaded?,
+            None => Module::load(self, kernel.name, ptx)?,
+        };
         Ok(Loaded {
             function: module.function(&compiled.entry, compiled.smem_bytes)?,
             num_threads: compiled.num_threads,
             smem_bytes: compiled.smem_bytes as u32,
+            remarks,
             _module: module,
         })
     }

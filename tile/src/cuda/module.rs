@@ -22,15 +22,22 @@ unsafe impl Sync for Module {}
 pub(super) enum Image<'a> {
     /// Text, which the driver assembles; of this PTX version.
     Ptx(&'a str, (u32, u32)),
+    /// Assembled code.
+    Cubin(&'a [u8]),
 }
 
 impl Module {
     /// Loads the code of a kernel.
     pub fn load(gpu: &'static Gpu, kernel: &'static str, image: Image<'_>) -> Result<Module, LaunchError> {
         use sys::CUjit_option_enum::{CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES};
-        let Image::Ptx(ptx, ptx_version) = image;
-        let text = CString::new(ptx).expect("PTX is text");
-        let data = text.as_ptr().cast::<c_void>();
+        let text;
+        let (data, ptx_version): (*const c_void, _) = match image {
+            Image::Ptx(ptx, version) => {
+                text = CString::new(ptx).expect("PTX is text");
+                (text.as_ptr().cast(), version)
+            }
+            Image::Cubin(cubin) => (cubin.as_ptr().cast(), (0, 0)),
+        };
         let mut log = vec![0u8; 4096];
         let mut options = [CU_JIT_ERROR_LOG_BUFFER, CU_JIT_ERROR_LOG_BUFFER_SIZE_BYTES];
         let mut values = [log.as_mut_ptr().cast::<c_void>(), std::ptr::without_provenance_mut(log.len() - 1)];
@@ -51,7 +58,11 @@ impl Module {
                 Err(LaunchError::RefusedPtx { kernel, log })
             }
             Err(DriverError(code::CUDA_ERROR_OUT_OF_MEMORY)) => {
-                Err(DeviceError::OutOfMemory { index: gpu.index(), bytes: ptx.len() }.into())
+                let bytes = match image {
+                    Image::Ptx(ptx, _) => ptx.len(),
+                    Image::Cubin(cubin) => cubin.len(),
+                };
+                Err(DeviceError::OutOfMemory { index: gpu.index(), bytes }.into())
             }
             Err(error) => Err(driver_error(gpu.index(), "loading a kernel", error)),
         }
@@ -78,5 +89,45 @@ impl Drop for Module {
         let _ = self.gpu.synchronize();
         // SAFETY: nothing runs the module's code, and whoever could launch it kept it alive.
         let _ = self.gpu.call("unloading a kernel", || unsafe { result::module::unload(self.raw) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Device;
+    use std::io::Write;
+
+    /// The first GPU; where there is none, says on the standard error that `test` is skipped.
+    fn gpu(test: &str) -> Option<&'static Gpu> {
+        let found = Device::cuda(0);
+        if let Err(reason) = &found {
+            // Not `eprintln`, which the harness captures.
+            writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
+        }
+        found.ok().map(|device| Gpu::of(&device, "a test").expect("a GPU"))
+    }
+
+    fn ptx(gpu: &Gpu, version: &str, body: &str) -> String {
+        format!(
+            ".version {version}\n.target {}\n.address_size 64\n.visible .entry k() {{ {body} }}\n",
+            gpu.target().name
+        )
+    }
+
+    #[test]
+    fn the_driver_says_what_is_wrong_with_code() {
+        let Some(gpu) = gpu("the_driver_says_what_is_wrong_with_code") else { return };
+        let load = |ptx: &str| Module::load(gpu, "k", Image::Ptx(ptx, (9, 0)));
+        let good = load(&ptx(gpu, "9.0", "ret;")).unwrap();
+        good.function("k", 1024).unwrap();
+        let newer = load(&ptx(gpu, "99.0", "ret;")).map(drop).unwrap_err();
+        assert_eq!(newer, DeviceError::DriverTooOld { index: 0, ptx_version: (9, 0) }.into());
+        let wrong = load(&ptx(gpu, "9.0", "not.an.instruction;")).map(drop).unwrap_err();
+        assert!(matches!(&wrong, LaunchError::RefusedPtx { kernel: "k", log } if !log.is_empty()), "{wrong}");
+        let junk = Module::load(gpu, "k", Image::Cubin(&[0x7f; 256])).map(drop).unwrap_err();
+        assert!(matches!(junk, LaunchError::Device(DeviceError::Driver { .. })), "{junk}");
+        drop(good);
+        load(&ptx(gpu, "9.0", "ret;")).unwrap();
     }
 }

@@ -31,7 +31,7 @@ pub(crate) enum Arg<'a> {
 
 impl Arg<'_> {
     /// What holds of a tensor; nothing of a scalar.
-    fn facts(&self) -> Option<TensorFacts> {
+    pub fn facts(&self) -> Option<TensorFacts> {
         match self {
             Arg::Tensor { dtype, address, shape, strides, .. } => {
                 Some(facts_of(*dtype, *address, shape, strides))
@@ -90,27 +90,23 @@ fn submit(
     })
 }
 
-impl Gpu {
-    /// Launches a kernel in a stream of this device.
-    pub fn launch(
-        &'static self,
-        kernel: &'static KernelDef,
-        bindings: &Bindings,
-        config: &Config,
-        grid: [usize; 3],
-        args: &[Arg<'_>],
-        stream: &Stream,
-    ) -> Result<(), LaunchError> {
-        let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
-        let loaded = self.load(kernel, bindings, config, &facts)?;
-        for arg in args {
-            if let Arg::Tensor { memory, access, .. } = arg {
-                memory.acquire(stream, *access)?;
-            }
+/// Launches a loaded kernel of a stream's device in that stream.
+pub(crate) fn launch(
+    kernel: &'static str,
+    loaded: &Arc<Loaded>,
+    grid: [usize; 3],
+    args: &[Arg<'_>],
+    stream: &Stream,
+) -> Result<(), LaunchError> {
+    for arg in args {
+        if let Arg::Tensor { memory, access, .. } = arg {
+            memory.acquire(stream, *access)?;
         }
-        submit(kernel.name, &loaded, stream, grid.map(|extent| extent as u32), &params(args))
     }
+    submit(kernel, loaded, stream, grid.map(|extent| extent as u32), &params(args))
+}
 
+impl Gpu {
     /// Compiles and loads a kernel, and keeps everything that a launch of it needs.
     pub fn prepare(
         &'static self,
@@ -174,6 +170,17 @@ impl Prepared {
             memory.acquire(stream, *access)?;
         }
         submit(self.kernel.name, &self.loaded, stream, self.grid, &self.params)
+    }
+
+    /// Why something was not done for the kernel that could have been: code that was assembled by the driver
+    /// because the assembler here is too old, a folder that could not be written.
+    pub fn remarks(&self) -> &[String] {
+        &self.loaded.remarks
+    }
+
+    /// The driver's `CUfunction`, to launch by other means while this value lives.
+    pub fn as_raw(&self) -> *mut std::ffi::c_void {
+        self.loaded.function.cast()
     }
 
     /// What the kernel takes, as the driver says.

@@ -133,7 +133,7 @@ impl Stream {
         self.0.raw.cast()
     }
 
-    pub(super) fn gpu(&self) -> &'static Gpu {
+    pub(crate) fn gpu(&self) -> &'static Gpu {
         self.0.gpu
     }
 

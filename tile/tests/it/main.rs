@@ -1,6 +1,8 @@
 //! Kernels through the macro on the CPU device.
 
 mod bad_launches;
+#[cfg(feature = "jit")]
+mod cache;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dynamic;

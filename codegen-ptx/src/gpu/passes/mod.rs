@@ -8,13 +8,14 @@ mod rewrite;
 use super::facts::TensorFacts;
 use super::verify::{Violation, verify};
 use crate::target::Target;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use tile_ir::Module;
 use tile_ir::context::Place;
 use tile_lang::DType;
 
 /// A rewrite of a whole module.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pass {
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
@@ -88,7 +89,7 @@ impl PassContext {
 }
 
 /// What a pass did or did not do, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Remark {
     /// The pass.
     pub pass: Pass,

@@ -3,6 +3,8 @@
 mod bad_input;
 mod graphs;
 mod memory;
+mod overhead;
+mod soak;
 mod streams;
 
 use crate::matmul::{matmul, noise};

@@ -2,6 +2,12 @@
 //!
 //! [`compile`] is the whole way: check, tile dialect, its passes, code generation. [`lower`] stops at the tile
 //! dialect. What is assumed of the tensors is stated as [`TensorFacts`]; [`facts_of`] reads them off a tensor.
+//! [`obtain`] compiles what no process of this user compiled before, and assembles it where an assembler is found.
+
+mod artifact;
+pub mod disk;
+
+pub use artifact::{Artifact, Assembler, obtain};
 
 use crate::error::render;
 use crate::registry::KernelDef;
