@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The environment variable that names the assembler.
+/// The environment variable that names the assembler; launches take `off` for none.
 pub const PTXAS_VARIABLE: &str = "TILEWRIGHT_PTXAS";
 
 /// How deep below a `tools` folder the assembler is looked for.
