@@ -54,6 +54,13 @@ pub struct Timing {
     pub high_us: f64,
 }
 
+impl Timing {
+    /// All of it `factor` times as long.
+    pub fn scaled(self, factor: f64) -> Timing {
+        Timing { us: self.us * factor, low_us: self.low_us * factor, high_us: self.high_us * factor }
+    }
+}
+
 /// What the model reads of one configuration.
 #[derive(Clone, Debug)]
 pub struct Candidate<'a> {

@@ -35,19 +35,16 @@ pub struct MeasureOptions<'a> {
     pub progress: &'a (dyn Fn(&'static str, usize, usize) + Sync),
 }
 
-/// The measured times of a candidate.
+/// The measured time of a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Measured {
-    /// Median and middle half of its last round's runs.
+    /// Median and middle half of its last runs, had they been beside the winner's last ones: a GPU's clock drifts, so
+    /// that times of different moments are compared through what ran beside them.
     pub time: Timing,
-    /// Runs in all rounds.
+    /// How often it was run.
     pub runs: usize,
-    /// Rounds that it was in.
-    pub rounds: usize,
-    /// Its time relative to the reference of its last round.
-    pub ratio: f64,
-    /// Its time relative to the candidate that all are compared with.
-    pub to_anchor: f64,
+    /// Its time relative to the winner's.
+    pub relative: f64,
 }
 
 /// What measuring adds to a sweep.
@@ -100,16 +97,14 @@ fn measure_with<M: Measurer>(
         progress: options.progress,
     };
     let found = search.run(&mut crew, &candidates)?;
-    for (trial, verdict) in sweep.trials.iter_mut().zip(&found.verdicts) {
+    let best_us = found.winner.as_ref().map_or(f64::NAN, |winner| median(&winner.times_us));
+    for (index, (trial, verdict)) in sweep.trials.iter_mut().zip(&found.verdicts).enumerate() {
         match verdict {
             Verdict::Timed(timed) => {
-                trial.measured = Some(Measured {
-                    time: timing(&timed.times_us),
-                    runs: timed.runs,
-                    rounds: timed.rounds,
-                    ratio: timed.ratio,
-                    to_anchor: timed.to_anchor,
-                });
+                let relative = found.relative(index).unwrap_or(f64::NAN);
+                let own = timing(&timed.times_us);
+                let time = own.scaled(relative * best_us / own.us);
+                trial.measured = Some(Measured { time, runs: timed.runs, relative });
             }
             Verdict::Refused(reason) => {
                 (trial.outcome, trial.reason) = (Outcome::Failed, Some(reason.clone()));
@@ -122,11 +117,8 @@ fn measure_with<M: Measurer>(
     }
     let model = score(&sweep.trials);
     let winner = found.winner.as_ref().map(|winner| sweep.trials.remove(winner.index));
-    let ratio = |t: &Trial| t.measured.map_or(f64::INFINITY, |m| m.ratio);
-    let rounds = |t: &Trial| std::cmp::Reverse(t.measured.map_or(0, |m| m.rounds));
-    sweep.trials.sort_by(|a, b| {
-        (a.outcome, rounds(a)).cmp(&(b.outcome, rounds(b))).then(ratio(a).total_cmp(&ratio(b)))
-    });
+    let relative = |t: &Trial| t.measured.map_or(f64::INFINITY, |m| m.relative);
+    sweep.trials.sort_by(|a, b| a.outcome.cmp(&b.outcome).then(relative(a).total_cmp(&relative(b))));
     let measurement = winner.zip(found.winner).map(|(mut trial, winner)| {
         if let Some(measured) = &mut trial.measured {
             measured.time = timing(&winner.times_us);
@@ -151,7 +143,7 @@ fn timing(times_us: &[f64]) -> Timing {
 
 /// How well the predicted times foresaw the measured ones; none for fewer than three candidates.
 fn score(trials: &[Trial]) -> Option<ModelScore> {
-    let both = trials.iter().filter_map(|t| Some((t.time?.us, t.measured?.to_anchor)));
+    let both = trials.iter().filter_map(|t| Some((t.time?.us, t.measured?.relative)));
     let (predicted, measured): (Vec<f64>, Vec<f64>) = both.unzip();
     let rank_correlation = rank_correlation(&predicted, &measured)?;
     let first = (0..predicted.len()).min_by(|&a, &b| predicted[a].total_cmp(&predicted[b]))?;
@@ -179,10 +171,9 @@ fn date(time: SystemTime) -> String {
 mod tests {
     use super::*;
 
-    fn trial(predicted: f64, to_anchor: Option<f64>) -> Trial {
+    fn trial(predicted: f64, relative: Option<f64>) -> Trial {
         let time = |us| Timing { us, low_us: us, high_us: us };
-        let measured =
-            |to_anchor| Measured { time: time(1.0), runs: 1, rounds: 1, ratio: to_anchor, to_anchor };
+        let measured = |relative| Measured { time: time(1.0), runs: 1, relative };
         Trial {
             config: Config::default(),
             vendor: false,
@@ -191,7 +182,7 @@ mod tests {
             resources: None,
             smem_bytes: None,
             time: Some(time(predicted)),
-            measured: to_anchor.map(measured),
+            measured: relative.map(measured),
         }
     }
 

@@ -23,6 +23,7 @@ use crate::journal::Journal;
 use crate::subject::{label, values};
 use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use tile_lang::Config;
 
@@ -69,17 +70,14 @@ pub enum Verdict {
 }
 
 /// The times of a candidate.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Timed {
-    /// How far it came: the rounds that it was in.
-    pub rounds: usize,
-    /// Its median time relative to the reference of its last round.
-    pub ratio: f64,
-    /// Its median time relative to the anchor.
-    pub to_anchor: f64,
-    /// Its times in the last round, in microseconds.
+    /// Its time relative to the reference of each round that it was in; after an exhaustive search relative to the
+    /// anchor alone.
+    pub ratios: Vec<f64>,
+    /// Its times in the last of them, in microseconds.
     pub times_us: Vec<f64>,
-    /// How often it was run in all rounds.
+    /// How often it was run.
     pub runs: usize,
 }
 
@@ -90,6 +88,18 @@ pub struct Found {
     pub verdicts: Vec<Verdict>,
     /// The fastest, with its times beside itself; none when no candidate is right.
     pub winner: Option<Winner>,
+}
+
+impl Found {
+    /// A candidate's time relative to the winner's, in the last round that it was in; never below 1.
+    pub fn relative(&self, index: usize) -> Option<f64> {
+        let ratios = |index: usize| match &self.verdicts[index] {
+            Verdict::Timed(timed) => Some(&timed.ratios),
+            _ => None,
+        };
+        let (own, best) = (ratios(index)?, ratios(self.winner.as_ref()?.index)?);
+        Some(own.last()? / best.get(own.len() - 1)?)
+    }
 }
 
 /// The fastest candidate.
@@ -157,7 +167,7 @@ impl Search<'_> {
             let admitted = share(crew, &[config], |measurer, config| self.admit(measurer, config, None))?;
             match admitted.into_iter().next() {
                 Some(Ok(())) => {
-                    verdicts[index] = Verdict::Timed(Timed::reference(0));
+                    verdicts[index] = Verdict::Timed(Timed::default());
                     return Ok(Some(index));
                 }
                 Some(Err(reason)) => verdicts[index] = Verdict::Refused(reason),
@@ -178,6 +188,7 @@ impl Search<'_> {
         let others: Vec<usize> =
             (0..candidates.len()).filter(|&i| verdicts[i] == Verdict::Unreached).collect();
         let done = AtomicUsize::new(0);
+        let beside = Mutex::new(Vec::new());
         let found = share(crew, &others, |measurer, &i| {
             let (config, anchor) = (&candidates[i], &candidates[anchor]);
             let verdict = if self.is_late() {
@@ -187,8 +198,10 @@ impl Search<'_> {
                     Err(reason) => Verdict::Refused(reason),
                     Ok(()) => match self.time(measurer, config, anchor, "survey", ROUNDS[0].pairs, None)? {
                         Ok(pairs) => {
-                            let ratio = least_ratio(&pairs);
-                            Verdict::Timed(Timed { to_anchor: ratio, ..Timed::new(1, ratio, &pairs, 0) })
+                            let mut timed = Timed::default();
+                            timed.add(least_ratio(&pairs), pairs.iter().map(|p| p.candidate_us).collect());
+                            lock(&beside).extend(pairs.iter().map(|p| p.reference_us));
+                            Verdict::Timed(timed)
                         }
                         Err(reason) => Verdict::Refused(reason),
                     },
@@ -201,7 +214,7 @@ impl Search<'_> {
             verdicts[i] = verdict;
         }
         if let Verdict::Timed(timed) = &mut verdicts[anchor] {
-            timed.rounds = 1;
+            timed.add(1.0, lock(&beside).split_off(0));
         }
         Ok(())
     }
@@ -234,22 +247,19 @@ impl Search<'_> {
                 (self.progress)("race", done.fetch_add(1, Ordering::Relaxed) + 1, others.len());
                 Ok(pairs)
             })?;
-            let mut seen = Vec::new();
+            let mut beside = Vec::new();
             for (&i, pairs) in others.iter().zip(&timed) {
                 match (&mut verdicts[i], pairs) {
-                    (Verdict::Timed(before), Ok(pairs)) => {
-                        seen.extend(pairs.iter().map(|p| p.reference_us));
-                        let (to_anchor, runs) = (before.to_anchor, before.runs);
-                        let ratio = median_ratio(pairs);
-                        *before = Timed { to_anchor, ..Timed::new(number + 1, ratio, pairs, runs) };
+                    (Verdict::Timed(timed), Ok(pairs)) => {
+                        timed.add(median_ratio(pairs), pairs.iter().map(|p| p.candidate_us).collect());
+                        beside.extend(pairs.iter().map(|p| p.reference_us));
                     }
                     (verdict, Err(reason)) => *verdict = Verdict::Refused(reason.clone()),
                     _ => {}
                 }
             }
             if let Verdict::Timed(timed) = &mut verdicts[reference] {
-                (timed.rounds, timed.ratio, timed.runs) = (number + 1, 1.0, timed.runs + seen.len());
-                timed.times_us = seen;
+                timed.add(1.0, beside);
             }
             contenders.retain(|&i| matches!(verdicts[i], Verdict::Timed(_)));
         }
@@ -283,8 +293,9 @@ impl Search<'_> {
         for (&i, pairs) in surveyed.iter().zip(timed) {
             let ratio = match (&mut verdicts[i], pairs) {
                 (Verdict::Timed(timed), Ok(pairs)) => {
-                    let (ratio, runs) = (median_ratio(&pairs), timed.runs);
-                    *timed = Timed { to_anchor: ratio, ..Timed::new(ROUNDS.len() + 1, ratio, &pairs, runs) };
+                    let ratio = median_ratio(&pairs);
+                    timed.ratios.clear();
+                    timed.add(ratio, pairs.iter().map(|p| p.candidate_us).collect());
                     ratio
                 }
                 (verdict, Err(reason)) => {
@@ -359,15 +370,16 @@ impl Search<'_> {
 }
 
 impl Timed {
-    fn new(rounds: usize, ratio: f64, pairs: &[Pair], runs_before: usize) -> Timed {
-        let times_us = pairs.iter().map(|p| p.candidate_us).collect();
-        Timed { rounds, ratio, to_anchor: f64::NAN, times_us, runs: runs_before + pairs.len() }
+    /// Adds a round.
+    fn add(&mut self, ratio: f64, times_us: Vec<f64>) {
+        self.ratios.push(ratio);
+        self.runs += times_us.len();
+        self.times_us = times_us;
     }
+}
 
-    /// What is known of a reference before it is run: it takes as long as itself.
-    fn reference(rounds: usize) -> Timed {
-        Timed { to_anchor: 1.0, ..Timed::new(rounds, 1.0, &[], 0) }
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether the median ratio is known to be above `limit`, or known precisely.
@@ -388,7 +400,7 @@ fn least_ratio(pairs: &[Pair]) -> f64 {
 
 fn ratio_of(verdict: &Verdict) -> f64 {
     match verdict {
-        Verdict::Timed(timed) => timed.ratio,
+        Verdict::Timed(timed) => timed.ratios.last().copied().unwrap_or(f64::INFINITY),
         _ => f64::INFINITY,
     }
 }
@@ -475,11 +487,13 @@ mod tests {
         for seed in 0..40 {
             let (mut crew, all) = (vec![simulated(seed, 150)], candidates(150));
             let found = quiet().run(&mut crew, &all).unwrap_or_else(|e| panic!("{e}"));
-            let winner = found.winner.expect("a winner").index;
+            let winner = found.winner.as_ref().expect("a winner").index;
             let best = crew[0].true_us.iter().copied().fold(f64::INFINITY, f64::min);
             let regret = crew[0].true_us[winner] / best - 1.0;
             assert!(regret <= 0.02, "seed {seed}: {regret}");
             let exhaustive = 2 * 48 * 150;
+            let relative: Vec<f64> = (0..all.len()).filter_map(|i| found.relative(i)).collect();
+            assert!(relative.len() == all.len() && relative.iter().all(|&r| r >= 1.0), "seed {seed}");
             assert!(crew[0].runs * 4 < exhaustive, "seed {seed}: {} of {exhaustive}", crew[0].runs);
         }
     }
