@@ -19,6 +19,7 @@ pub use kernels::linear::{LinearContract, linear};
 pub use kernels::matmul::{MatmulContract, matmul};
 pub use kernels::matmul_batched::{MatmulBatchedContract, matmul_batched};
 pub use kernels::rms_norm::{RmsNormContract, add_rms_norm, rms_norm};
+pub use kernels::rope::{RopeContract, rope};
 pub use kernels::silu_and_mul::{SILU_AND_MUL, silu_and_mul};
 pub use kernels::softmax::{SoftmaxContract, softmax};
 pub use kernels::splitk_reduce::{SplitkReduceContract, splitk_reduce};

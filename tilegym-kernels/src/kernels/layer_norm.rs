@@ -44,11 +44,12 @@ pub fn layer_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_N:
     let places = iota(TILE_N).expand_dims(0).broadcast_to([ROWS, TILE_N]);
     if WIDTH <= TILE_N {
         let row = x.load([m, 0], [ROWS, TILE_N]).cast::<f32>();
-        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
-        let shift = bias.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         let mean = row.reduce_sum(1) * share;
         let centred = select(places.lt(columns), row - mean, zero);
         let scale = ((centred * centred).reduce_sum(1) * share + eps).rsqrt();
+        // Loaded last, so that they take no registers beside the sums: other programs hide the wait.
+        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
+        let shift = bias.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         y.store([m, 0], (centred * scale * gain + shift).cast::<T>());
     } else {
         let mut mean = zeros::<f32>([ROWS, 1]);

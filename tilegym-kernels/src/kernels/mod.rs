@@ -7,6 +7,7 @@ pub mod linear;
 pub mod matmul;
 pub mod matmul_batched;
 pub mod rms_norm;
+pub mod rope;
 pub mod silu_and_mul;
 pub mod softmax;
 pub mod splitk_reduce;

@@ -39,8 +39,9 @@ pub fn rms_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_N: u
     let share = 1.0 / (x.dim(1) as f32);
     if WIDTH <= TILE_N {
         let row = x.load([m, 0], [ROWS, TILE_N]).cast::<f32>();
-        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         let scale = ((row * row).reduce_sum(1) * share + eps).rsqrt();
+        // Loaded last, so that it takes no registers beside the sums: other programs hide the wait.
+        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         y.store([m, 0], (row * scale * gain).cast::<T>());
     } else {
         // Summed column by column, so that warps meet once.
@@ -91,8 +92,9 @@ pub fn add_rms_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_
         let total = x.load([m, 0], [ROWS, TILE_N]) + residual.load([m, 0], [ROWS, TILE_N]);
         sum.store([m, 0], total);
         let row = total.cast::<f32>();
-        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         let scale = ((row * row).reduce_sum(1) * share + eps).rsqrt();
+        // Loaded last, so that it takes no registers beside the sums: other programs hide the wait.
+        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
         y.store([m, 0], (row * scale * gain).cast::<T>());
     } else {
         let mut squares = zeros::<f32>([ROWS, TILE_N]);

@@ -9,7 +9,7 @@ use tile::contract::{Contract, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
 use tilegym_kernels::{
     FmhaContract, GELU_AND_MUL, LayerNormContract, LinearContract, MatmulBatchedContract, MatmulContract,
-    RmsNormContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
+    RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
 };
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
@@ -119,6 +119,17 @@ fn block_kernels_agree_with_their_references() {
         for splits in [1, 3, 8] {
             let sizes = [("splits", splits), sizes[0], sizes[1]];
             agree(&device, &SplitkReduceContract, &sizes, &[]);
+        }
+    }
+}
+
+#[test]
+fn rope_agrees_with_its_reference() {
+    let Some(device) = gpu("rope_agrees_with_its_reference") else { return };
+    for (tokens, heads, head_dim) in [(1, 1, 2), (5, 3, 64), (33, 9, 96), (40, 32, 128), (7, 4, 256)] {
+        for interleaved in [0, 1] {
+            let sizes = [("tokens", tokens), ("heads", heads), ("head_dim", head_dim)];
+            agree(&device, &RopeContract, &[&sizes[..], &[("interleaved", interleaved)]].concat(), &[]);
         }
     }
 }

@@ -34,6 +34,7 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
             .collect(),
         "matmul" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
         "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
+        "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),
         // A short row, one that is kept in registers, one of several blocks.
         "rms_norm" | "add_rms_norm" | "layer_norm" | "softmax" => {
             [100, 8192, 40000].map(|columns| vec![("columns", columns)]).to_vec()

@@ -6,7 +6,8 @@ use tile::contract::{Contract, random_inputs};
 use tile::dynamic::DynTensor;
 use tile_lang::DType;
 use tilegym_kernels::{
-    GELU_AND_MUL, LayerNormContract, RmsNormContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
+    GELU_AND_MUL, LayerNormContract, RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract,
+    SplitkReduceContract,
 };
 
 /// Rows, columns and tiles: whole rows in one block, then rows of several blocks, each also ragged.
@@ -185,4 +186,36 @@ fn gates_that_are_not_finite_do_as_documented() {
         assert!(out[0].is_nan() && out[1].is_nan(), "{out:?}");
         assert_eq!(out[2..], [f64::INFINITY, 0.0]);
     }
+}
+
+#[test]
+fn rope_agrees() {
+    for interleaved in [0, 1] {
+        for (tokens, heads, head_dim, tiles) in
+            [(1, 1, 2, [1, 1]), (5, 3, 64, [2, 2]), (3, 9, 96, [1, 4]), (4, 8, 128, [4, 8])]
+        {
+            for &dtype in RopeContract.dtypes() {
+                let sizes = [
+                    ("tokens", tokens),
+                    ("heads", heads),
+                    ("head_dim", head_dim),
+                    ("positions", 50),
+                    ("interleaved", interleaved),
+                ];
+                agree(&RopeContract, dtype, &sizes, &[("TOKENS", tiles[0]), ("HEADS", tiles[1])]);
+            }
+        }
+    }
+}
+
+#[test]
+fn rope_beyond_its_tables_gives_zeros() {
+    let sizes = [("tokens", 3), ("heads", 1), ("head_dim", 4), ("positions", 7)];
+    let problem = problem(&RopeContract, DType::F32, &sizes);
+    let config = config(&RopeContract, &problem, &[]);
+    let mut inputs = random_inputs(&RopeContract, &problem, 3);
+    inputs[1] = DynTensor::from_f64(DType::I32, &[3], &[7.0, 6.0, -1.0]);
+    let out = &run_eager(&RopeContract, &problem, &config, &inputs)[0];
+    assert_eq!([&out[..4], &out[8..]].concat(), [0.0; 8]);
+    assert!(out[4..8].iter().all(|v| *v != 0.0));
 }
