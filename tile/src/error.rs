@@ -227,6 +227,22 @@ pub enum DeviceError {
         /// The targets there are.
         known: String,
     },
+    /// The driver lacks calls that launches need.
+    #[error(
+        "cuda:{index}: the driver is of CUDA {}.{}; launches need one of CUDA {}.{} or later",
+        found.0,
+        found.1,
+        needed.0,
+        needed.1
+    )]
+    OldDriver {
+        /// The device asked for.
+        index: usize,
+        /// The driver's CUDA version.
+        found: (u32, u32),
+        /// The oldest that will do.
+        needed: (u32, u32),
+    },
     /// The driver is older than the code.
     #[error(
         "cuda:{index}: the driver is too old for PTX {}.{}; install one of CUDA 13.0 or later",

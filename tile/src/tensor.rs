@@ -1,11 +1,13 @@
 //! `TensorBuf`: tensors in host or device memory.
 
 #[cfg(feature = "cuda")]
-use crate::cuda::{Allocation, Gpu, strided_count};
+use crate::cuda::{self, Allocation, Gpu, PinnedBuffer, Stream, strided_count};
 use crate::device::{Device, DeviceKind, Inner};
 #[cfg(feature = "cuda")]
 use crate::dynamic::byte_count;
 use crate::eager::Element;
+#[cfg(feature = "cuda")]
+use crate::error::DeviceError;
 use crate::error::{LaunchError, TensorError};
 #[cfg(feature = "cuda")]
 use std::any::TypeId;
@@ -411,6 +413,31 @@ unsafe fn download<P: Copy + 'static>(
     // SAFETY: the copy filled `count` values.
     unsafe { data.set_len(count) };
     Ok(data)
+}
+
+#[cfg(feature = "cuda")]
+impl<T: Element + bytemuck::Pod, const R: usize> TensorBuf<T, R> {
+    /// Overwrites a tensor on a GPU with pinned memory, in a stream; elements are in the order of the strides.
+    ///
+    /// # Errors
+    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) in host memory,
+    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize); when the stream is of another device or being
+    /// captured.
+    pub fn upload_async(&mut self, source: &PinnedBuffer<T>, stream: &Stream) -> Result<(), LaunchError> {
+        cuda::upload_pinned(self.require_memory()?, source, stream)
+    }
+
+    /// Copies a tensor on a GPU to pinned memory, in a stream; elements are in the order of the strides.
+    ///
+    /// # Errors
+    /// As [`upload_async`](Self::upload_async).
+    pub fn download_async(&self, to: &mut PinnedBuffer<T>, stream: &Stream) -> Result<(), LaunchError> {
+        cuda::download_pinned(self.require_memory()?, to, stream)
+    }
+
+    fn require_memory(&self) -> Result<&Arc<Allocation>, LaunchError> {
+        self.memory().ok_or_else(|| DeviceError::NotAGpu { what: "an asynchronous copy" }.into())
+    }
 }
 
 impl<T: Element> TensorBuf<T, 2> {

@@ -6,7 +6,7 @@ use super::memory::Allocation;
 use super::order::Access;
 use super::stream::{Stream, same_device};
 use crate::device::{Device, DeviceKind, Inner};
-use crate::error::{DeviceError, LaunchError};
+use crate::error::LaunchError;
 use bytemuck::Pod;
 use cudarc::driver::{result, sys};
 use std::mem::MaybeUninit;
@@ -33,7 +33,7 @@ impl DeviceBuffer {
     /// New memory; it holds anything until it is written.
     ///
     /// # Errors
-    /// [`DeviceError::NotAGpu`] on the CPU device, [`DeviceError::OutOfMemory`].
+    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device, [`DeviceError::OutOfMemory`](crate::DeviceError::OutOfMemory).
     pub fn new(device: &Device, bytes: usize) -> Result<DeviceBuffer, LaunchError> {
         let gpu = Gpu::of(device, "device memory")?;
         Allocation::new(gpu.default_stream(), bytes).map(|memory| DeviceBuffer { memory })
@@ -56,7 +56,7 @@ impl DeviceBuffer {
     /// where `owner` has nothing to drop, before all work on this value and on graphs of it is done.
     ///
     /// # Errors
-    /// [`DeviceError::NotAGpu`] on the CPU device.
+    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device.
     pub unsafe fn from_raw<O: Send + Sync + 'static>(
         device: &Device,
         address: u64,
@@ -100,27 +100,27 @@ impl DeviceBuffer {
     /// Overwrites all of it with another buffer of the same size and device, in a stream.
     ///
     /// # Errors
-    /// [`DeviceError::BufferSize`], [`DeviceError::OtherDevice`].
+    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize), [`DeviceError::OtherDevice`](crate::DeviceError::OtherDevice).
     pub fn copy_from(&mut self, source: &DeviceBuffer, stream: &Stream) -> Result<(), LaunchError> {
-        self.require_bytes(source.bytes())?;
+        self.memory.require_bytes(source.bytes())?;
         self.memory.copy_from(&source.memory, stream)
     }
 
     /// Overwrites all of it with host memory; done when this returns.
     ///
     /// # Errors
-    /// [`DeviceError::BufferSize`].
+    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize).
     pub fn upload<P: Pod>(&mut self, data: &[P]) -> Result<(), LaunchError> {
-        self.require_bytes(size_of_val(data))?;
+        self.memory.require_bytes(size_of_val(data))?;
         self.memory.write(self.memory.gpu().default_stream(), 0, data)
     }
 
     /// Copies all of it to host memory, behind everything asked of it before.
     ///
     /// # Errors
-    /// [`DeviceError::BufferSize`]; what went wrong in a kernel launched before.
+    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize); what went wrong in a kernel launched before.
     pub fn download<P: Pod>(&self, out: &mut [P]) -> Result<(), LaunchError> {
-        self.require_bytes(size_of_val(out))?;
+        self.memory.require_bytes(size_of_val(out))?;
         // SAFETY: initialized memory is fine where uninitialized is, and only plain data is written.
         let out = unsafe { &mut *(std::ptr::from_mut(out) as *mut [MaybeUninit<P>]) };
         // SAFETY: any bytes are plain data.
@@ -130,22 +130,13 @@ impl DeviceBuffer {
     /// Overwrites all of it with pinned memory, in a stream.
     ///
     /// # Errors
-    /// [`DeviceError::BufferSize`], [`DeviceError::OtherDevice`]; when the stream is being captured.
+    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize), [`DeviceError::OtherDevice`](crate::DeviceError::OtherDevice); when the stream is being captured.
     pub fn upload_async<P: Pod>(
         &mut self,
         source: &PinnedBuffer<P>,
         stream: &Stream,
     ) -> Result<(), LaunchError> {
-        self.require_bytes(source.len() * size_of::<P>())?;
-        self.memory.acquire(stream, Access::Write)?;
-        source.copied_in(stream, || {
-            // SAFETY: both are as large; the buffers live until the stream is done with them, since dropping pinned
-            // memory waits for its copies.
-            unsafe {
-                let from = std::slice::from_raw_parts(source.data.as_ptr(), source.len);
-                result::memcpy_htod_async(self.address(), from, stream.raw())
-            }
-        })
+        upload_pinned(&self.memory, source, stream)
     }
 
     /// Copies all of it to pinned memory, in a stream.
@@ -157,29 +148,45 @@ impl DeviceBuffer {
         to: &mut PinnedBuffer<P>,
         stream: &Stream,
     ) -> Result<(), LaunchError> {
-        self.require_bytes(to.len() * size_of::<P>())?;
-        self.memory.acquire(stream, Access::Read)?;
-        let (data, bytes) = (to.data, self.bytes());
-        to.copied_in(stream, || {
-            // SAFETY: as in `upload_async`; nobody reads the pinned memory before it has waited for the copy.
-            unsafe {
-                sys::cuMemcpyDtoHAsync_v2(data.as_ptr().cast(), self.address(), bytes, stream.raw()).result()
-            }
-        })
+        download_pinned(&self.memory, to, stream)
     }
 
     pub(crate) fn memory(&self) -> &Arc<Allocation> {
         &self.memory
     }
+}
 
-    fn require_bytes(&self, found: usize) -> Result<(), LaunchError> {
-        let (index, expected) = (self.memory.gpu().index(), self.bytes());
-        if found == expected {
-            Ok(())
-        } else {
-            Err(DeviceError::BufferSize { index, expected, found }.into())
+/// Overwrites device memory with pinned memory, in a stream.
+pub(crate) fn upload_pinned<P: Pod>(
+    memory: &Arc<Allocation>,
+    source: &PinnedBuffer<P>,
+    stream: &Stream,
+) -> Result<(), LaunchError> {
+    memory.require_bytes(source.len() * size_of::<P>())?;
+    memory.acquire(stream, Access::Write)?;
+    source.copied_in(stream, || {
+        // SAFETY: both are as large; the memory lives until the stream is done with it, since dropping pinned memory
+        // waits for its copies.
+        unsafe {
+            let from = std::slice::from_raw_parts(source.data.as_ptr(), source.len);
+            result::memcpy_htod_async(memory.address(), from, stream.raw())
         }
-    }
+    })
+}
+
+/// Copies device memory to pinned memory, in a stream.
+pub(crate) fn download_pinned<P: Pod>(
+    memory: &Arc<Allocation>,
+    to: &mut PinnedBuffer<P>,
+    stream: &Stream,
+) -> Result<(), LaunchError> {
+    memory.require_bytes(to.len() * size_of::<P>())?;
+    memory.acquire(stream, Access::Read)?;
+    let data = to.data.as_ptr().cast();
+    to.copied_in(stream, || {
+        // SAFETY: as in `upload_pinned`; nobody reads the pinned memory before it has waited for the copy.
+        unsafe { sys::cuMemcpyDtoHAsync_v2(data, memory.address(), memory.bytes(), stream.raw()).result() }
+    })
 }
 
 /// Host memory that stays where it is, so that a device copies to and from it while the host goes on.
@@ -209,7 +216,7 @@ impl<P: Pod> PinnedBuffer<P> {
     /// Pinned memory of `len` zeros, to copy to and from one GPU.
     ///
     /// # Errors
-    /// [`DeviceError::NotAGpu`] on the CPU device; when the system has no more memory to pin.
+    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device; when the system has no more memory to pin.
     pub fn zeros(device: &Device, len: usize) -> Result<PinnedBuffer<P>, LaunchError> {
         let gpu = Gpu::of(device, "pinned memory")?;
         let copied = RawEvent::new(gpu, false)?;

@@ -196,6 +196,16 @@ impl Allocation {
         self.bytes
     }
 
+    /// Refuses a copy of the whole with something of another size.
+    pub fn require_bytes(&self, found: usize) -> Result<(), LaunchError> {
+        let (index, expected) = (self.gpu.index(), self.bytes);
+        if found == expected {
+            Ok(())
+        } else {
+            Err(DeviceError::BufferSize { index, expected, found }.into())
+        }
+    }
+
     fn require_range(&self, start: usize, bytes: usize) {
         let end = start.checked_add(bytes);
         assert!(end.is_some_and(|end| end <= self.bytes), "a copy beyond the end of device memory");

@@ -28,6 +28,7 @@ use memory::Lent;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 pub use buffer::{DeviceBuffer, PinnedBuffer};
+pub(crate) use buffer::{download_pinned, upload_pinned};
 pub use event::Event;
 pub use graph::Graph;
 pub(crate) use kernels::Loaded;
@@ -93,6 +94,9 @@ impl std::fmt::Debug for Gpu {
         write!(f, "cuda:{} ({}, {})", self.index, self.properties.name, self.target)
     }
 }
+
+/// The oldest driver that has every call used here.
+const OLDEST_CUDA: u32 = 12000;
 
 static GPUS: Mutex<Vec<&'static Gpu>> = Mutex::new(Vec::new());
 
@@ -169,6 +173,12 @@ impl Gpu {
                 return Err(DeviceError::NoSuchDevice { index, count: 0 }.into());
             }
             initialized => initialized.map_err(failed("starting the driver"))?,
+        }
+        let cuda = driver_cuda().map_err(failed("asking for the driver's version"))?;
+        if cuda < OLDEST_CUDA {
+            let version = |cuda: u32| (cuda / 1000, cuda % 1000 / 10);
+            let (found, needed) = (version(cuda), version(OLDEST_CUDA));
+            return Err(DeviceError::OldDriver { index, found, needed }.into());
         }
         let count = result::device::get_count().map_err(failed("counting the devices"))? as usize;
         if index >= count {
@@ -248,6 +258,14 @@ impl Gpu {
     }
 }
 
+/// The CUDA version of the driver: 13.0 is 13000.
+fn driver_cuda() -> Result<u32, DriverError> {
+    let mut version = 0;
+    // SAFETY: it writes one integer.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version as u32)
+}
+
 fn properties(index: usize) -> Result<Properties, DriverError> {
     use sys::CUdevice_attribute_enum::{
         CU_DEVICE_ATTRIBUTE_CLOCK_RATE, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
@@ -258,9 +276,6 @@ fn properties(index: usize) -> Result<Properties, DriverError> {
     let device = result::device::get(index as i32)?;
     // SAFETY: the driver gave the device.
     let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
-    let mut driver_cuda = 0;
-    // SAFETY: it writes one integer.
-    unsafe { sys::cuDriverGetVersion(&mut driver_cuda) }.result()?;
     Ok(Properties {
         name: result::device::get_name(device)?,
         compute_capability: (
@@ -273,7 +288,7 @@ fn properties(index: usize) -> Result<Properties, DriverError> {
         // SAFETY: the driver gave the device.
         memory_bytes: unsafe { result::device::total_mem(device) }?,
         smem_per_cta_bytes: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)? as usize,
-        driver_cuda: driver_cuda as u32,
+        driver_cuda: driver_cuda()?,
         driver_release: driver_release(),
         memory_pools: attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
     })

@@ -130,4 +130,34 @@ mod tests {
         drop(good);
         load(&ptx(gpu, "9.0", "ret;")).unwrap();
     }
+
+    #[test]
+    fn a_module_goes_when_its_kernels_are_done() {
+        let Some(gpu) = gpu("a_module_goes_when_its_kernels_are_done") else { return };
+        // Waits for the clock, then writes.
+        let text = format!(
+            ".version 8.0\n.target {}\n.address_size 64\n.visible .entry k(.param .u64 p) {{\n\
+             .reg .b64 %a<4>; .reg .pred %q;\nld.param.u64 %a0, [p];\nmov.u64 %a1, %clock64;\n\
+             L: mov.u64 %a2, %clock64; sub.s64 %a3, %a2, %a1; setp.lt.s64 %q, %a3, 20000000; @%q bra L;\n\
+             mov.b64 %a3, 42; st.global.u64 [%a0], %a3; ret; }}\n",
+            gpu.target().name
+        );
+        let stream = gpu.default_stream();
+        let memory = super::super::Allocation::upload(gpu, &[0u64]).unwrap();
+        let module = Module::load(gpu, "k", Image::Ptx(&text, (8, 0))).unwrap();
+        let function = module.function("k", 0).unwrap();
+        let mut address = memory.address();
+        let mut params = [std::ptr::from_mut(&mut address).cast::<c_void>()];
+        memory.acquire(stream, super::super::Access::Write).unwrap();
+        // SAFETY: the kernel takes one address, of memory that is kept.
+        let launch =
+            || unsafe { result::launch_kernel(function, (1, 1, 1), (1, 1, 1), 0, stream.raw(), &mut params) };
+        gpu.call("launching a kernel", launch).unwrap();
+        drop(module);
+        let mut out = [std::mem::MaybeUninit::<u64>::uninit()];
+        // SAFETY: any bytes are a number.
+        unsafe { memory.read(stream, 0, &mut out) }.unwrap();
+        // SAFETY: the copy wrote it.
+        assert_eq!(unsafe { out[0].assume_init() }, 42);
+    }
 }

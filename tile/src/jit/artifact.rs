@@ -50,22 +50,31 @@ impl Assembler {
         Some(Assembler { ptxas, version, too_old: AtomicBool::new(false) })
     }
 
-    /// Machine code, or why there is none.
-    fn assemble(&self, compiled: &Compiled) -> Result<Vec<u8>, String> {
-        let version = &self.version;
-        let too_old = || format!("ptxas {version} is too old for {}: the driver assembles", compiled.target);
+    fn is_too_old_for(&self, target: &Target) -> String {
+        let (major, minor) = target.ptx_version;
+        format!("the driver assembles: ptxas {} is too old for {target}, PTX {major}.{minor}", self.version)
+    }
+
+    fn assemble(&self, compiled: &Compiled) -> Assembled {
         if self.too_old.load(Ordering::Relaxed) {
-            return Err(too_old());
+            return Assembled::TooOld;
         }
         match self.ptxas.assemble(&compiled.ptx, compiled.target) {
-            Ok(report) => Ok(report.cubin),
+            Ok(report) => Assembled::Code(report.cubin),
             Err(PtxasError::Rejected { log, .. }) if is_version_trouble(&log) => {
                 self.too_old.store(true, Ordering::Relaxed);
-                Err(too_old())
+                Assembled::TooOld
             }
-            Err(error) => Err(format!("the driver assembles: {error}")),
+            Err(error) => Assembled::Failed(error),
         }
     }
+}
+
+/// What an assembler makes of a kernel.
+enum Assembled {
+    Code(Vec<u8>),
+    TooOld,
+    Failed(PtxasError),
 }
 
 /// Whether an assembler refuses code for being newer than itself.
@@ -122,19 +131,30 @@ pub fn obtain(
     let key = disk.map(|_| cache_key(kernel, bindings, config, target, facts, assembler));
     let kept = disk.zip(key.as_deref()).and_then(|(disk, key)| disk.get::<Compiled>(key));
     if let Some(Entry { kernel: compiled, cubin }) = kept {
-        return Ok(Artifact { compiled, cubin, remarks: Vec::new(), cached: true });
+        let refused = assembler.filter(|_| cubin.is_none());
+        let remarks = refused.map(|assembler| assembler.is_too_old_for(target)).into_iter().collect();
+        return Ok(Artifact { compiled, cubin, remarks, cached: true });
     }
     let compiled = compile(kernel, bindings, config, target, facts, false)?.compiled;
-    let mut remarks = Vec::new();
-    let cubin =
-        assembler.and_then(|assembler| assembler.assemble(&compiled).map_err(|r| remarks.push(r)).ok());
-    let mut entry = Entry { kernel: compiled, cubin };
-    // What the driver assembles for want of a newer assembler is not kept under that assembler's name.
-    if let Some((disk, key)) = disk.zip(key).filter(|_| remarks.is_empty())
+    let (mut remarks, mut keep) = (Vec::new(), true);
+    let cubin = assembler.and_then(|assembler| match assembler.assemble(&compiled) {
+        Assembled::Code(cubin) => Some(cubin),
+        Assembled::TooOld => {
+            remarks.push(assembler.is_too_old_for(target));
+            None
+        }
+        Assembled::Failed(error) => {
+            // What went wrong may not go wrong again.
+            keep = false;
+            remarks.push(format!("the driver assembles: {error}"));
+            None
+        }
+    });
+    let entry = Entry { kernel: compiled, cubin };
+    if let Some((disk, key)) = disk.zip(key).filter(|_| keep)
         && let Err(error) = disk.put(&key, &entry)
     {
         remarks.push(format!("not kept in {}: {error}", disk.folder().display()));
     }
-    let cubin = entry.cubin.take();
-    Ok(Artifact { compiled: entry.kernel, cubin, remarks, cached: false })
+    Ok(Artifact { compiled: entry.kernel, cubin: entry.cubin, remarks, cached: false })
 }

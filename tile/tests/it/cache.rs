@@ -1,10 +1,12 @@
 //! Compiled kernels on disk: found again, never mistaken, whole whatever happens to the process that writes them.
 
+use codegen_ptx::Ptxas;
+use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use tile::jit::disk::DiskCache;
-use tile::jit::{Artifact, TensorFacts, obtain};
+use tile::jit::{Artifact, Assembler, TensorFacts, obtain};
 use tile::prelude::*;
 use tile::registry::KernelDef;
 use tile::{Bindings, Config};
@@ -41,6 +43,10 @@ impl Request {
     }
 
     fn obtain(&self, folder: &Path) -> Artifact {
+        self.obtain_with(folder, None)
+    }
+
+    fn obtain_with(&self, folder: &Path, assembler: Option<&Assembler>) -> Artifact {
         let disk = DiskCache::new(folder.to_owned(), 64 << 20);
         let bindings = Bindings {
             consts: self.config.consts.clone(),
@@ -48,7 +54,7 @@ impl Request {
         };
         let target = codegen_ptx::Target::from_name(self.target).unwrap();
         let facts = [self.facts; 2];
-        obtain(self.kernel, &bindings, &self.config, target, &facts, Some(&disk), None).unwrap()
+        obtain(self.kernel, &bindings, &self.config, target, &facts, Some(&disk), assembler).unwrap()
     }
 }
 
@@ -115,6 +121,70 @@ fn a_folder_that_cannot_be_written_costs_a_remark() {
     let artifact = Request::new().obtain(&file);
     assert!(!artifact.cached && artifact.compiled.ptx.contains(".entry"));
     assert!(artifact.remarks[0].starts_with("not kept in "), "{:?}", artifact.remarks);
+}
+
+#[test]
+fn machine_code_is_kept_too() {
+    let Ok(ptxas) = Ptxas::find(None) else {
+        let message = "SKIPPED machine_code_is_kept_too: there is no ptxas; `./x setup` installs it";
+        writeln!(std::io::stderr(), "{message}").expect("standard error is writable");
+        return;
+    };
+    let (folder, assembler) = (tempfile::tempdir().unwrap(), Assembler::new(ptxas).unwrap());
+    let plain = Request::new().obtain(folder.path());
+    assert_eq!(plain.cubin, None);
+    let first = Request::new().obtain_with(folder.path(), Some(&assembler));
+    assert!(!first.cached, "what the driver is to assemble is another entry");
+    assert!(first.cubin.as_ref().unwrap().starts_with(b"\x7fELF"));
+    let second = Request::new().obtain_with(folder.path(), Some(&assembler));
+    assert_eq!((second.cached, second.cubin), (true, first.cubin));
+}
+
+/// An assembler of some release that says `log` to whatever it is given, and counts how often it is asked.
+#[cfg(unix)]
+fn refusing(folder: &Path, version: &str, log: &str) -> Assembler {
+    use std::os::unix::fs::PermissionsExt;
+    let path = folder.join("ptxas");
+    let asked = folder.join("asked");
+    let script = format!(
+        "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'release {version}, V{version}.1'; exit 0; fi\n\
+         echo asked >> '{}'\necho \"{log}\" >&2\nexit 1\n",
+        asked.display()
+    );
+    std::fs::write(&path, script).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    Assembler::new(Ptxas::find(Some(&path)).unwrap()).unwrap()
+}
+
+#[cfg(unix)]
+#[test]
+fn an_assembler_that_is_too_old_leaves_it_to_the_driver() {
+    let (bin, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let log = "ptxas kernel.ptx, line 1; fatal   : Unsupported .version 9.0; current version is '8.4'";
+    let assembler = refusing(bin.path(), "12.4", log);
+    let first = Request::new().obtain_with(folder.path(), Some(&assembler));
+    assert_eq!(first.cubin, None);
+    assert!(first.remarks[0].contains("ptxas 12.4.1 is too old for sm_90"), "{:?}", first.remarks);
+    let mut other = Request::new();
+    other.config.num_warps = 2;
+    other.obtain_with(folder.path(), Some(&assembler));
+    assert_eq!(std::fs::read_to_string(bin.path().join("asked")).unwrap(), "asked\n", "it is asked once");
+    let again = Request::new().obtain_with(folder.path(), Some(&assembler));
+    assert_eq!((again.cached, &again.remarks), (true, &first.remarks));
+}
+
+#[cfg(unix)]
+#[test]
+fn an_assembler_that_fails_is_asked_again() {
+    let (bin, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let assembler = refusing(bin.path(), "13.0", "no space left on device");
+    for asked in 1..=2 {
+        let artifact = Request::new().obtain_with(folder.path(), Some(&assembler));
+        assert_eq!((artifact.cached, &artifact.cubin), (false, &None));
+        assert!(artifact.remarks[0].contains("no space left on device"), "{:?}", artifact.remarks);
+        let log = std::fs::read_to_string(bin.path().join("asked")).unwrap();
+        assert_eq!(log, "asked\n".repeat(asked));
+    }
 }
 
 /// The folder that the child processes of the tests below write to.

@@ -71,6 +71,13 @@ fn pinned_copies_run_beside_other_work() {
         buffer.download_async(&mut to, &other).unwrap();
         assert!(to.as_slice().unwrap().iter().all(|&value| value == round), "round {round}");
     }
+    let mut tensor = TensorBuf::<f32, 2>::zeros_on(&device, [4, 8]).unwrap();
+    let values: Vec<f32> = (0..32).map(|i| i as f32).collect();
+    tensor.upload_async(&PinnedBuffer::from_slice(&device, &values).unwrap(), &copies).unwrap();
+    assert_eq!(tensor.to_vec(), values);
+    let mut back = PinnedBuffer::zeros(&device, 32).unwrap();
+    tensor.download_async(&mut back, &other).unwrap();
+    assert_eq!(back.as_slice().unwrap(), values);
     let error = buffer.upload_async(&PinnedBuffer::<u8>::zeros(&device, 3).unwrap(), &copies).unwrap_err();
     let expected = DeviceError::BufferSize { index: 0, expected: 4 << 16, found: 3 };
     assert_eq!(error, expected.into());

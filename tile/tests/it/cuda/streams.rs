@@ -139,3 +139,24 @@ fn an_input_is_not_stored_to() {
     let error = step::KERNEL.launch_on(stream, args, &config, &bindings, [1, 1, 1]).unwrap_err();
     assert_eq!(error.to_string(), "kernel `step`: `y` is stored to, but was given for reading only");
 }
+
+#[test]
+fn threads_launch_in_streams_of_their_own() {
+    let Some(device) = gpu("threads_launch_in_streams_of_their_own") else { return };
+    let x = TensorBuf::from_fn([64], |[i]| i as i32).to_device(&device).unwrap();
+    let expected = x.to_vec();
+    std::thread::scope(|scope| {
+        for _ in 0..6 {
+            scope.spawn(|| {
+                let stream = Stream::new(&device).unwrap();
+                for round in 0..30 {
+                    let mut y = TensorBuf::<i32, 1>::zeros_on(&device, [64]).unwrap();
+                    let mut z = TensorBuf::<i32, 1>::zeros_on(&device, [64]).unwrap();
+                    slow_copy(&x, &mut y, round).grid(1).launch_on(&stream).unwrap();
+                    slow_copy(&y, &mut z, 1).grid(1).launch(&device).unwrap();
+                    assert_eq!(z.to_vec(), expected);
+                }
+            });
+        }
+    });
+}
