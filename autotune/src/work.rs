@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use tile_lang::DType;
 use tile_lang::ast::{BinaryOp, UnaryOp};
-use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, UnaryMath, VarId};
+use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, UnaryMath, VarId, View};
 
 /// An argument of the kernel, as far as the count needs it.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,9 +178,10 @@ impl Counter<'_> {
                     self.forget(assigned);
                 }
             },
+            Stmt::Check { .. } => {}
             Stmt::Store { tensor, index, value, .. } => {
                 self.expr(value);
-                let bytes = self.inside_bytes(*tensor, index, &value.ty);
+                let bytes = self.inside_bytes(tensor, index, &value.ty);
                 self.work.store_bytes += bytes;
             }
             Stmt::Scatter { index, value, mask, .. } => {
@@ -205,20 +206,33 @@ impl Counter<'_> {
     }
 
     /// Bytes of a block that lie inside its tensor; the whole block where its place is not known.
-    fn inside_bytes(&mut self, tensor: usize, index: &[Expr], ty: &Type) -> f64 {
+    fn inside_bytes(&mut self, tensor: &View, index: &[Expr], ty: &Type) -> f64 {
         let places: Vec<Scalar> = index.iter().map(|e| self.expr(e)).collect();
-        let Some(Argument::Tensor(extents)) = self.args.get(tensor) else { return bytes_of(ty) };
         let mut elems = 1.0;
-        for ((place, &tile), &extent) in places.iter().zip(&ty.shape()).zip(extents) {
-            elems *= match place {
-                Scalar::Int(i) => {
+        for (axis, (place, &tile)) in places.iter().zip(&ty.shape()).enumerate() {
+            elems *= match (place, self.extent(tensor, axis)) {
+                (Scalar::Int(i), Scalar::Int(extent)) => {
                     let first = i.saturating_mul(tile as i64);
-                    (extent as i64).saturating_sub(first).clamp(0, tile as i64) as f64
+                    extent.saturating_sub(first).clamp(0, tile as i64) as f64
                 }
                 _ => tile as f64,
             };
         }
         elems * f64::from(ty.dtype().bits()) / 8.0
+    }
+
+    /// How far a tensor, or a part of one, reaches along an axis.
+    fn extent(&self, tensor: &View, axis: usize) -> Scalar {
+        let Some(Argument::Tensor(extents)) = self.args.get(tensor.param) else { return Scalar::Unknown };
+        let slices = tensor.slices.iter().filter(|slice| slice.axis == axis);
+        slices.fold(Scalar::Int(extents[axis] as i64), |extent, slice| {
+            match (extent, self.vars[slice.start], self.vars[slice.len]) {
+                (Scalar::Int(extent), Scalar::Int(start), Scalar::Int(len)) => {
+                    Scalar::Int(extent.saturating_sub(start).clamp(0, len.max(0)))
+                }
+                _ => Scalar::Unknown,
+            }
+        })
     }
 
     /// Counts an expression and gives its value if it is a scalar.
@@ -235,10 +249,7 @@ impl Counter<'_> {
             },
             ExprKind::ProgramId(axis) => Scalar::Int(self.id[*axis] as i64),
             ExprKind::NumPrograms(axis) => Scalar::Int(self.grid[*axis] as i64),
-            ExprKind::TensorDim(param, axis) => match self.args.get(*param) {
-                Some(Argument::Tensor(extents)) => Scalar::Int(extents[*axis] as i64),
-                _ => Scalar::Unknown,
-            },
+            ExprKind::TensorDim(tensor, axis) => self.extent(tensor, *axis),
             ExprKind::Binary(op, a, b) => {
                 let (a, b) = (self.expr(a), self.expr(b));
                 self.elementwise(expr, *op == BinaryOp::Div);
@@ -310,8 +321,14 @@ impl Counter<'_> {
                 Scalar::Unknown
             }
             ExprKind::Load { tensor, index } => {
-                let bytes = self.inside_bytes(*tensor, index, &expr.ty);
+                let bytes = self.inside_bytes(tensor, index, &expr.ty);
                 self.work.load_bytes += bytes;
+                Scalar::Unknown
+            }
+            ExprKind::At { index, .. } => {
+                index.iter().for_each(|e| {
+                    self.expr(e);
+                });
                 Scalar::Unknown
             }
             ExprKind::Gather { index, mask, .. } => {
@@ -425,13 +442,14 @@ fn any(stmts: &[Stmt], condition: &dyn Fn(&Expr) -> bool) -> bool {
         | Stmt::Scatter { value, .. } => within(value, condition),
         Stmt::For { body, .. } | Stmt::While { body, .. } => any(body, condition),
         Stmt::If { then, otherwise, .. } => any(then, condition) || any(otherwise, condition),
+        Stmt::Check { .. } => false,
     })
 }
 
 /// The tiles and scalars that an expression is computed from, indices of loads left out.
 pub(crate) fn operands(expr: &Expr) -> Vec<&Expr> {
     match &expr.kind {
-        ExprKind::Load { .. } | ExprKind::Gather { .. } => Vec::new(),
+        ExprKind::Load { .. } | ExprKind::Gather { .. } | ExprKind::At { .. } => Vec::new(),
         _ => expr.children(),
     }
 }

@@ -4,7 +4,7 @@ use crate::error::LowerError;
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::passes::{PassContext, Remark, run_passes};
 use crate::llvm::LlvmModule;
-use crate::lower::{LowerOptions, lower_to_llvm};
+use crate::lower::{Check, LowerOptions, LoweredKernel, lower_to_llvm};
 use crate::target::Target;
 use melior::dialect::DialectHandle;
 use melior::ir::operation::OperationLike;
@@ -81,6 +81,10 @@ pub struct Compiled {
     pub smem_bytes: usize,
     /// Threads of a CTA.
     pub num_threads: u32,
+    /// What the kernel checks, by number. One that checks anything takes the address of a record after its own
+    /// parameters: four zeroed 32-bit words, where the first check to fail leaves its number plus one and the
+    /// program's ids.
+    pub checks: Vec<Check>,
     /// What passes did and did not do.
     pub remarks: Vec<Remark>,
     /// How long each stage took.
@@ -187,6 +191,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
 
     let lowering = LowerOptions { target, facts: &options.facts, occupancy: options.occupancy };
     let lowered = timed(&mut timing.lower, || lower_to_llvm(&gpu, lowering))?;
+    let LoweredKernel { module: lowered, checks } = lowered;
     if cfg!(debug_assertions) && !lowered.as_operation().verify() {
         let messages = gpu.context().take_messages();
         let what = messages.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -205,6 +210,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         ptx,
         smem_bytes,
         num_threads: options.num_warps * 32,
+        checks,
         remarks: passes.remarks,
         timing,
         gpu,

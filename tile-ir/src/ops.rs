@@ -31,6 +31,9 @@ pub enum TileOp<'c> {
     ProgramId { axis: usize },
     NumPrograms { axis: usize },
     Dim { view: Val<'c>, axis: usize },
+    At { view: Val<'c>, index: Vec<Val<'c>> },
+    Slice { view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c> },
+    Check { cond: Val<'c>, message: String },
     Load { view: Val<'c>, index: Vec<Val<'c>> },
     Store { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c> },
     Gather { view: Val<'c>, index: Vec<Val<'c>>, mask: Option<Val<'c>> },
@@ -57,6 +60,12 @@ impl<'c> TileOp<'c> {
             "program_id" => TileOp::ProgramId { axis: axis()? },
             "num_programs" => TileOp::NumPrograms { axis: axis()? },
             "dim" => TileOp::Dim { view: first()?, axis: axis()? },
+            "at" => TileOp::At { view: first()?, index: operands[1..].to_vec() },
+            "slice" => {
+                let [view, start, len] = operands[..] else { return None };
+                TileOp::Slice { view, axis: axis()?, start, len }
+            }
+            "check" => TileOp::Check { cond: first()?, message: str_attr(op, "message")? },
             "load" => TileOp::Load { view: first()?, index: operands[1..].to_vec() },
             "store" => {
                 let (value, rest) = operands.split_last()?;
@@ -263,6 +272,28 @@ impl<'c> Builder<'c> {
     /// `tile.dim`.
     pub fn dim(&self, view: Val<'c>, axis: usize) -> Val<'c> {
         self.value("tile.dim", &[view], Type::index(self.context), &[("axis", self.int(axis as i64))])
+    }
+
+    /// `tile.at` of an element.
+    ///
+    /// # Panics
+    /// When the first operand is not a view.
+    pub fn at(&self, view: Val<'c>, index: &[Val<'c>]) -> Val<'c> {
+        let dtype = view_of(type_of(view)).expect("the operand is a view").dtype;
+        let operands: Vec<_> = [view].into_iter().chain(index.iter().copied()).collect();
+        self.value("tile.at", &operands, element_type(self.context, dtype), &[])
+    }
+
+    /// `tile.slice` along an axis.
+    pub fn slice(&self, view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c>) -> Val<'c> {
+        let axis = self.int(axis as i64);
+        self.value("tile.slice", &[view, start, len], type_of(view), &[("axis", axis)])
+    }
+
+    /// `tile.check` of a condition.
+    pub fn check(&self, cond: Val<'c>, message: &str) -> Op<'c> {
+        let message = StringAttribute::new(self.context, message).into();
+        self.op("tile.check", &[cond], &[], &[("message", message)])
     }
 
     /// `tile.load` of a block of a shape.

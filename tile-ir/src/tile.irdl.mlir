@@ -41,6 +41,33 @@ irdl.dialect @tile {
     irdl.results(extent: %index)
   }
 
+  // One element of a view by its coordinates; zero outside.
+  irdl.operation @at {
+    %view = irdl.base @tile::@view
+    %index = irdl.is index
+    %any = irdl.any
+    irdl.operands(view: %view, index: variadic %index)
+    irdl.results(element: %any)
+  }
+
+  // A view narrowed along an axis to `len` places from `start` on, cut off at its end. Both count as unsigned.
+  irdl.operation @slice {
+    %int = irdl.base "#builtin.integer"
+    %index = irdl.is index
+    %view = irdl.base @tile::@view
+    irdl.operands(view: %view, start: %index, len: %index)
+    irdl.attributes {"axis" = %int}
+    irdl.results(part: %view)
+  }
+
+  // Reports where the condition is false; the program goes on or ends, as whoever runs it decides.
+  irdl.operation @check {
+    %bool = irdl.is i1
+    %text = irdl.base "#builtin.string"
+    irdl.operands(cond: %bool)
+    irdl.attributes {"message" = %text}
+  }
+
   // One block of a view; indices count blocks of the result's shape, elements outside the view are zero.
   irdl.operation @load {
     %view = irdl.base @tile::@view

@@ -138,6 +138,15 @@ pub fn view_of(ty: Type) -> Option<View> {
     Some(View { rank: rank.parse().ok()?, dtype })
 }
 
+/// The argument that a view is, or that it is a part of.
+pub fn root_view(mut view: Val) -> Val {
+    while let Some(op) = defining_op(view) {
+        let Some(&sliced) = operands_of(op).first() else { break };
+        view = sliced;
+    }
+    view
+}
+
 /// The type of a value.
 pub fn type_of<'c>(value: Val<'c>) -> Type<'c> {
     value.r#type()

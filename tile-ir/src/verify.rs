@@ -7,8 +7,8 @@ use crate::context::Place;
 use crate::module::Module;
 use crate::ops::TileOp;
 use crate::types::{
-    Op, Val, args_of, blocks_of, bool_attr_of_arg, defining_op, dtype_of, is_tile, name_of, nested_ops,
-    operands_of, ops_of, results_of, shape_of, type_of, view_of,
+    Op, Val, args_of, blocks_of, bool_attr_of_arg, dtype_of, is_tile, name_of, nested_ops, operands_of,
+    ops_of, results_of, root_view, shape_of, type_of, view_of,
 };
 use melior::ir::operation::OperationLike;
 use tile_lang::DType;
@@ -101,8 +101,8 @@ pub enum Rule {
     /// A store to a tensor that the kernel may only read.
     #[error("stores to a tensor that is read-only")]
     ReadOnly,
-    /// A view that is not an argument.
-    #[error("a tensor view is not an argument of the kernel")]
+    /// A view that is neither an argument nor a part of one.
+    #[error("a tensor view is neither an argument of the kernel nor a slice of one")]
     View,
     /// A tile where a scalar belongs, or the other way round.
     #[error("{value} must be a {expected}")]
@@ -226,7 +226,9 @@ impl<'c> Check<'c> {
         for value in values {
             let ty = type_of(value);
             if view_of(ty).is_some() {
-                self.report(Rule::View);
+                if !matches!(TileOp::of(self.op), Some(TileOp::Slice { .. })) {
+                    self.report(Rule::View);
+                }
             } else if is_tile(ty) {
                 self.tile_type(Named { value, name: "the result" });
             }
@@ -290,6 +292,25 @@ impl<'c> Check<'c> {
                 let rank = self.view(view).rank;
                 self.axis(axis, rank);
             }
+            TileOp::At { view, index } => {
+                let crate::types::View { rank, dtype } = self.view(view);
+                if index.len() != rank {
+                    self.report(Rule::Rank { what: "the number of indices", found: index.len(), rank });
+                }
+                let element = self.result();
+                if is_tile(type_of(element.value)) {
+                    self.report(Rule::Kind { value: "the result".to_owned(), expected: "scalar" });
+                }
+                self.expect_dtype(element, "the tensor's", |d| d == dtype);
+            }
+            TileOp::Slice { view, axis, .. } => {
+                let rank = self.view(view).rank;
+                self.axis(axis, rank);
+                if type_of(self.result().value) != type_of(view) {
+                    self.dtype_error(self.result(), "the tensor's");
+                }
+            }
+            TileOp::Check { .. } => {}
             TileOp::Load { view, index } => {
                 let tile = self.result();
                 self.block(view, index.len(), tile);
@@ -419,7 +440,7 @@ impl<'c> Check<'c> {
     }
 
     fn writable(&mut self, view: Val<'c>) {
-        if defining_op(view).is_none() && bool_attr_of_arg(view, "tile.mutable") == Some(false) {
+        if bool_attr_of_arg(root_view(view), "tile.mutable") == Some(false) {
             self.report(Rule::ReadOnly);
         }
     }

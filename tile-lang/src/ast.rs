@@ -233,6 +233,8 @@ pub enum ExprKind {
     Float(#[serde(with = "exact_float")] f64, Option<DType>),
     /// `true`.
     Bool(bool),
+    /// `"a message"`.
+    Text(String),
     /// A variable, parameter or const parameter.
     Name(String),
     /// `a + b`.

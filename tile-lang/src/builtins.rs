@@ -61,7 +61,20 @@ pub const BUILTINS: &[Builtin] = &[
     op(On::Nothing, "minimum", &["a", "b"], "The smaller of each pair of elements; NaN wins."),
     op(On::Nothing, "select", &["mask", "a", "b"], "`a` where the mask is true, `b` elsewhere."),
     op(On::Nothing, "fma", &["a", "b", "c"], "`a * b + c`, rounded once."),
+    op(
+        On::Nothing,
+        "check",
+        &["cond", "message"],
+        "Stops a checked launch where the scalar `cond` is false; nothing in any other.",
+    ),
     op(On::Tensor, "dim", &["axis"], "Extent of the tensor along an axis."),
+    op(On::Tensor, "at", &["index"], "One element as a scalar, by its coordinates; 0 outside the tensor."),
+    op(
+        On::Tensor,
+        "slice",
+        &["axis", "start", "len"],
+        "The tensor narrowed along `axis` to `len` places from `start` on.",
+    ),
     op(
         On::Tensor,
         "load",

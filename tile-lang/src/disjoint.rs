@@ -7,12 +7,15 @@
 //! - `x + c * (..)` with `x` in `0..r` and `r` dividing `c` gives `x` and the rest (mixed radix);
 //! - `x / n` together with `x % n` gives `x`.
 //!
+//! A place in a slice is counted from the tensor's own start, so where a slice starts takes part.
+//!
 //! A grid axis whose id every store gives back is proved: programs that differ there write different elements. Any
 //! other axis must have extent 1 for the launch to be safe.
 
 use crate::ast::{BinaryOp, UnaryOp};
 use crate::diag::Span;
-use crate::typed::{Expr, ExprKind, ParamId, Program, Stmt, Type, VarId};
+use crate::dim::Dim;
+use crate::typed::{Expr, ExprKind, ParamId, ParamKind, Program, Stmt, Type, VarId, View};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A grid axis on which the stores of a kernel are not proved disjoint.
@@ -190,8 +193,10 @@ fn add_product(sum: &mut Vec<Product>, product: Product) {
 /// A store, or a load of a tensor that is also stored to.
 struct Access {
     tensor: ParamId,
+    /// In blocks of `shape`, or in elements along the axes that are `sliced`.
     index: Vec<Form>,
     shape: Vec<usize>,
+    sliced: BTreeSet<usize>,
     span: Span,
     is_store: bool,
 }
@@ -258,26 +263,42 @@ impl Analysis<'_> {
                 }
                 Stmt::Store { tensor, index, value, span } => {
                     self.form(value);
-                    self.access(*tensor, index, value, *span, true);
+                    self.access(tensor, index, value, *span, true);
+                }
+                Stmt::Check { cond, .. } => {
+                    self.form(cond);
                 }
                 Stmt::Scatter { tensor, index, value, mask, span } => {
                     self.form(value);
                     if let Some(mask) = mask {
                         self.form(mask);
                     }
-                    self.access(*tensor, index, value, *span, true);
+                    self.access(tensor, index, value, *span, true);
                 }
             }
         }
     }
 
-    fn access(&mut self, tensor: ParamId, index: &[Expr], value: &Expr, span: Span, is_store: bool) {
+    fn access(&mut self, tensor: &View, index: &[Expr], value: &Expr, span: Span, is_store: bool) {
         let shape = match &value.ty {
             Type::Tile { shape, .. } => shape.iter().map(|d| d.as_const().unwrap_or(0) as usize).collect(),
             _ => Vec::new(),
         };
-        let index = index.iter().map(|e| self.form(e)).collect();
-        self.accesses.push(Access { tensor, index, shape, span, is_store });
+        let blocks = index.iter().all(|e| matches!(e.ty, Type::Scalar(_)));
+        let mut index: Vec<Form> = index.iter().map(|e| self.form(e)).collect();
+        let sliced: BTreeSet<usize> = tensor.slices.iter().map(|slice| slice.axis).collect();
+        for &axis in &sliced {
+            let size = match &value.ty {
+                Type::Tile { shape, .. } if blocks => shape.get(axis).map(size_of),
+                _ => None,
+            };
+            index[axis] = index[axis].scale(&size.unwrap_or(Product::number(1)));
+        }
+        for slice in &tensor.slices {
+            let start = self.values.get(&slice.start).cloned().unwrap_or_else(|| self.opaque());
+            index[slice.axis] = std::mem::take(&mut index[slice.axis]).add(&start, 1);
+        }
+        self.accesses.push(Access { tensor: tensor.param, index, shape, sliced, span, is_store });
     }
 
     fn opaque(&mut self) -> Form {
@@ -293,18 +314,17 @@ impl Analysis<'_> {
             ExprKind::Param(param) => {
                 Form::invariant(Product::symbol(format!("{PARAMETER}{}", self.program.params[*param].name)))
             }
-            ExprKind::TensorDim(param, axis) => {
-                Form::invariant(Product::symbol(format!("{}.dim({axis})", self.program.params[*param].name)))
+            ExprKind::TensorDim(view, axis) if view.slices.iter().all(|slice| slice.axis != *axis) => {
+                let name = &self.program.params[view.param].name;
+                Form::invariant(Product::symbol(format!("{name}.dim({axis})")))
             }
+            ExprKind::TensorDim(..) => self.opaque(),
             ExprKind::NumPrograms(axis) => Form::invariant(num_programs(*axis)),
             ExprKind::ProgramId(axis) => Form::atom(Atom::ProgramId(*axis)),
             ExprKind::Var(var) => self.values.get(var).cloned().unwrap_or_else(|| self.opaque()),
             ExprKind::Iota => {
                 let n = match &expr.ty {
-                    Type::Tile { shape, .. } => Some(match shape[0].as_const() {
-                        Some(n) => Product::number(n),
-                        None => Product::symbol(shape[0].to_string()),
-                    }),
+                    Type::Tile { shape, .. } => Some(size_of(&shape[0])),
                     _ => None,
                 };
                 self.opaque += 1;
@@ -333,14 +353,24 @@ impl Analysis<'_> {
                 self.function(&format!("{:?}", std::mem::discriminant(&expr.kind)), &operands)
             }
             ExprKind::Load { tensor, index } => {
-                self.access(*tensor, index, expr, expr.span, false);
+                self.access(tensor, index, expr, expr.span, false);
                 self.opaque()
+            }
+            ExprKind::At { tensor, index } => {
+                self.access(tensor, index, expr, expr.span, false);
+                let index: Vec<Form> = index.iter().map(|e| self.form(e)).collect();
+                let param = &self.program.params[tensor.param];
+                let fixed = matches!(param.kind, ParamKind::Tensor { mutable: false, .. });
+                if !fixed || !tensor.slices.is_empty() {
+                    return self.opaque();
+                }
+                self.function(&format!("{PARAMETER}{}.at", param.name), &index)
             }
             ExprKind::Gather { tensor, index, mask } => {
                 if let Some(mask) = mask {
                     self.form(mask);
                 }
-                self.access(*tensor, index, expr, expr.span, false);
+                self.access(tensor, index, expr, expr.span, false);
                 self.opaque()
             }
             ExprKind::Float(value) => Form::invariant(Product::symbol(format!("{value:?}"))),
@@ -393,7 +423,9 @@ impl Analysis<'_> {
             let name = &self.program.params[tensor].name;
             let mut accesses = self.accesses.iter().filter(|a| a.tensor == tensor);
             let first = accesses.clone().find(|a| a.is_store).expect("a stored tensor has a store");
-            if let Some(other) = accesses.find(|a| a.index != first.index || a.shape != first.shape) {
+            let elsewhere =
+                |a: &&Access| a.index != first.index || a.shape != first.shape || a.sliced != first.sliced;
+            if let Some(other) = accesses.find(elsewhere) {
                 let verb = if other.is_store { "stored to" } else { "loaded from" };
                 for axis in 0..3 {
                     let reason = format!(
@@ -415,6 +447,14 @@ impl Analysis<'_> {
         }
         unproved.sort_by_key(|u| u.axis);
         unproved
+    }
+}
+
+/// A size of a tile.
+fn size_of(size: &Dim) -> Product {
+    match size.as_const() {
+        Some(number) => Product::number(number),
+        None => Product::symbol(size.to_string()),
     }
 }
 

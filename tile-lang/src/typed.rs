@@ -23,6 +23,19 @@ pub struct Program {
     pub body: Vec<Stmt>,
 }
 
+impl Program {
+    /// Leaves the checks out, as a launch that is not checked does.
+    pub fn without_checks(mut self) -> Program {
+        drop_checks(&mut self.body);
+        self
+    }
+}
+
+fn drop_checks(stmts: &mut Vec<Stmt>) {
+    stmts.retain(|stmt| !matches!(stmt, Stmt::Check { .. }));
+    stmts.iter_mut().flat_map(Stmt::blocks_mut).for_each(drop_checks);
+}
+
 /// Index into [`Program::vars`].
 pub type VarId = usize;
 /// Index into [`Program::params`].
@@ -86,6 +99,41 @@ impl TypedDType {
             TypedDType::Param(p) => panic!("dtype parameter {p} is not bound"),
         }
     }
+}
+
+/// A tensor argument, or the part of one that slices leave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct View {
+    /// The argument.
+    pub param: ParamId,
+    /// Each narrows what those before it leave.
+    pub slices: Vec<Slice>,
+}
+
+impl View {
+    /// The part that one more slice leaves.
+    pub fn sliced(mut self, slice: Slice) -> View {
+        self.slices.push(slice);
+        self
+    }
+}
+
+impl From<ParamId> for View {
+    fn from(param: ParamId) -> View {
+        View { param, slices: Vec::new() }
+    }
+}
+
+/// `start..start + len` along one axis, cut off at the tensor's own end. The variables are assigned once, where
+/// the slice is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slice {
+    /// The axis.
+    pub axis: usize,
+    /// The first place, an index scalar.
+    pub start: VarId,
+    /// How many places, an index scalar.
+    pub len: VarId,
 }
 
 /// The type of a value.
@@ -194,7 +242,7 @@ pub enum Stmt {
     /// the tensor is dropped.
     Store {
         /// A mutable tensor.
-        tensor: ParamId,
+        tensor: View,
         /// Block indices, one a dimension, in tiles.
         index: Vec<Expr>,
         /// Rank of the tensor, dtype of the tensor.
@@ -206,13 +254,22 @@ pub enum Stmt {
     /// false or whose index is out of bounds are dropped.
     Scatter {
         /// A mutable tensor.
-        tensor: ParamId,
+        tensor: View,
         /// i32 tiles, one a dimension, that broadcast to the value's shape.
         index: Vec<Expr>,
         /// The elements.
         value: Expr,
         /// A bool tile that broadcasts to the value's shape.
         mask: Option<Expr>,
+        /// Where it is.
+        span: Span,
+    },
+    /// Stops a checked launch where the condition is false.
+    Check {
+        /// A scalar bool.
+        cond: Expr,
+        /// What the author says of it.
+        message: String,
         /// Where it is.
         span: Span,
     },
@@ -271,7 +328,7 @@ pub enum ExprKind {
     /// `num_programs(axis)`: index.
     NumPrograms(usize),
     /// `t.dim(axis)`: index.
-    TensorDim(ParamId, usize),
+    TensorDim(View, usize),
     /// Arithmetic, comparison (bool result), bitwise and logical operators; `min`/`max` are [`ExprKind::MinMax`].
     /// Integer division and remainder truncate, as Rust's.
     Binary(BinaryOp, Box<Expr>, Box<Expr>),
@@ -305,14 +362,21 @@ pub enum ExprKind {
     /// A block of a tensor: element `i` is at `index * tile shape + i`; outside the tensor it is zero.
     Load {
         /// The tensor.
-        tensor: ParamId,
+        tensor: View,
         /// Block indices in tiles, index scalars, one a dimension.
+        index: Vec<Expr>,
+    },
+    /// One element as a scalar: f32 of every float dtype; 0 outside the tensor.
+    At {
+        /// The tensor.
+        tensor: View,
+        /// Its coordinates, index scalars, one a dimension.
         index: Vec<Expr>,
     },
     /// Element by element; masked-off and out-of-bounds elements are zero.
     Gather {
         /// The tensor.
-        tensor: ParamId,
+        tensor: View,
         /// i32 tiles of the result's shape, one a dimension.
         index: Vec<Expr>,
         /// A bool tile of the result's shape.
@@ -344,7 +408,7 @@ impl Expr {
             | K::Transpose(a, _)
             | K::Reduce(_, a, _) => vec![a],
             K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
-            K::Load { index, .. } => index.iter().collect(),
+            K::Load { index, .. } | K::At { index, .. } => index.iter().collect(),
             K::Gather { index, mask, .. } => index.iter().chain(mask.as_deref()).collect(),
         }
     }
@@ -372,7 +436,7 @@ impl Expr {
             | K::Transpose(a, _)
             | K::Reduce(_, a, _) => vec![a],
             K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
-            K::Load { index, .. } => index.iter_mut().collect(),
+            K::Load { index, .. } | K::At { index, .. } => index.iter_mut().collect(),
             K::Gather { index, mask, .. } => index.iter_mut().chain(mask.as_deref_mut()).collect(),
         }
     }
@@ -384,7 +448,7 @@ impl Stmt {
         match self {
             Stmt::Let { value, .. } | Stmt::Assign { value, .. } => vec![value],
             Stmt::For { lo, hi, step, .. } => vec![lo, hi, step],
-            Stmt::While { cond, .. } | Stmt::If { cond, .. } => vec![cond],
+            Stmt::While { cond, .. } | Stmt::If { cond, .. } | Stmt::Check { cond, .. } => vec![cond],
             Stmt::Store { index, value, .. } => index.iter_mut().chain([value]).collect(),
             Stmt::Scatter { index, value, mask, .. } => {
                 index.iter_mut().chain([value]).chain(mask.as_mut()).collect()

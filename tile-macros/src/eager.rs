@@ -1,6 +1,6 @@
-//! The body as it runs on the CPU: the author's own, with three changes.
+//! The body as it runs on the CPU: the author's own, with four changes.
 //!
-//! Loop bodies release the tiles of each iteration that the loop does not carry; const parameters are ordinary
+//! Checks are evaluated in checked launches alone. Loop bodies release the tiles of each iteration that the loop does not carry; const parameters are ordinary
 //! arguments, so that one compiled body serves every configuration; const arguments of helpers follow suit.
 
 use proc_macro2::TokenStream;
@@ -118,10 +118,19 @@ impl VisitMut for Rewriter<'_> {
                 release(&mut loop_.body, HashSet::new());
                 *expr = marked(expr);
             }
+            Expr::Call(call) if is_check(call) => {
+                *expr = parse_quote!(if ::tile::private::checking() { #call });
+            }
             Expr::Call(call) => self.pass_consts(call),
             _ => {}
         }
     }
+}
+
+/// A call of the language's `check`.
+fn is_check(call: &ExprCall) -> bool {
+    let Expr::Path(callee) = &*call.func else { return false };
+    callee.path.segments.last().is_some_and(|last| last.ident == "check")
 }
 
 /// A loop behind the mark that its iterations release to. The mark is older than every iteration, so that the last

@@ -5,7 +5,7 @@ use crate::cuda::{DeviceTensor, Prepared, Stream};
 use crate::device::Device;
 use crate::eager::{Element, F4E2M1FN, F8E4M3FN};
 use crate::error::{LaunchError, TensorError};
-use crate::launch::{self, Argument, Options, Request};
+use crate::launch::{self, Argument, Options, Request, Unproved};
 use crate::registry::KernelDef;
 use crate::tensor::{dense_strides, element_count};
 use half::{bf16, f16};
@@ -195,13 +195,18 @@ pub enum DynArg<'a> {
     Scalar(ScalarValue),
 }
 
-/// How to run on the CPU.
+/// What to look for in a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuOptions {
-    /// Find programs that access one element, one of them storing, instead of asking for a proof that there are
-    /// none. Slower.
+    /// Find programs that access one element, one of them storing, also where stores are proved disjoint. Slower.
     pub check_races: bool,
+    /// Evaluate the kernel's checks, and stop where one does not hold.
+    pub checked: bool,
 }
+
+/// How type-erased launches on GPUs are made.
+#[cfg(feature = "cuda")]
+const ON_GPU: Options = Options { check_races: false, checked: false, unproved: Unproved::Watch };
 
 impl KernelDef {
     /// Runs the kernel on the CPU.
@@ -210,8 +215,8 @@ impl KernelDef {
     /// parameters that the configuration lacks.
     ///
     /// # Errors
-    /// When an argument, the configuration or the grid does not fit the kernel, stores are not proved disjoint, or
-    /// the kernel stops.
+    /// When an argument, the configuration or the grid does not fit the kernel, or the kernel stops: also where two
+    /// programs meet at one element, which is looked for unless stores are proved disjoint.
     pub fn run_cpu(
         &'static self,
         args: &mut [DynArg<'_>],
@@ -220,7 +225,8 @@ impl KernelDef {
         grid: [usize; 3],
         options: CpuOptions,
     ) -> Result<(), LaunchError> {
-        let options = Options { check_races: options.check_races, unproved: false };
+        let CpuOptions { check_races, checked } = options;
+        let options = Options { check_races, checked, unproved: Unproved::Watch };
         let arguments = args.iter_mut().map(Argument::dynamic);
         self.request(arguments.collect(), config, dtypes, grid, options, |request| {
             request.run(&Device::cpu())
@@ -254,7 +260,7 @@ impl KernelDef {
             None => Argument::dynamic(arg),
         });
         let run = |request: Request<'_>| request.run(device);
-        self.request(arguments.collect(), config, dtypes, grid, Options::default(), run)?;
+        self.request(arguments.collect(), config, dtypes, grid, ON_GPU, run)?;
         for (arg, copy) in args.iter_mut().zip(&copies) {
             if let (DynArg::Tensor(tensor), Some(copy)) = (arg, copy) {
                 copy.buffer().download(&mut tensor.data)?;
@@ -276,9 +282,23 @@ impl KernelDef {
         dtypes: &Bindings,
         grid: [usize; 3],
     ) -> Result<(), LaunchError> {
+        self.launch_with(stream, args, config, dtypes, grid, false)
+    }
+
+    /// As [`launch_on`](Self::launch_on); with `checked`, waits for the kernel and says which check did not hold.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn launch_with(
+        &'static self,
+        stream: &Stream,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+        checked: bool,
+    ) -> Result<(), LaunchError> {
         let arguments = args.iter_mut().map(Argument::dynamic).collect();
         let run = |request: Request<'_>| request.run_in(stream).map(drop);
-        self.request(arguments, config, dtypes, grid, Options::default(), run)
+        self.request(arguments, config, dtypes, grid, Options { checked, ..ON_GPU }, run)
     }
 
     /// Checks, compiles and loads the kernel over tensors on a GPU, to launch it often.
@@ -296,7 +316,7 @@ impl KernelDef {
     ) -> Result<Prepared, LaunchError> {
         let arguments = args.iter_mut().map(Argument::dynamic).collect();
         let run = |request: Request<'_>| request.prepare(device);
-        self.request(arguments, config, dtypes, grid, Options::default(), run)
+        self.request(arguments, config, dtypes, grid, ON_GPU, run)
     }
 
     fn request<R>(

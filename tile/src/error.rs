@@ -28,7 +28,7 @@ impl From<&'static std::panic::Location<'static>> for Place {
     }
 }
 
-/// Why a kernel stopped on the CPU.
+/// Why a program of a kernel stopped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
     /// A tile dimension is zero or not a power of two.
@@ -161,6 +161,12 @@ pub enum KernelError {
     /// A tile kept beyond the loop iteration that made it.
     #[error("a tile is used after the loop iteration that made it has ended")]
     StaleTile,
+    /// A condition that the kernel checks is false.
+    #[error("check failed: {message}")]
+    Check {
+        /// What the kernel's author says of it.
+        message: String,
+    },
     /// Two programs touched one element, and one of them wrote it.
     #[error(
         "programs {first:?} and {second:?} both access element {element:?} of `{tensor}`, and one of them stores"
@@ -610,7 +616,7 @@ pub enum LaunchError {
         /// The files that the places index.
         files: Vec<String>,
     },
-    /// The kernel stopped on the CPU.
+    /// A program stopped: on the CPU for any reason, on a GPU because a check failed.
     #[error("{place}: kernel `{kernel}`, program {program:?}: {error}")]
     Kernel {
         /// The kernel.

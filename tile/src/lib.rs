@@ -47,8 +47,8 @@ pub use tile_macros::{tile_fn, tile_kernel};
 pub mod prelude {
     pub use crate::device::Device;
     pub use crate::eager::{
-        Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, cdiv, f4E2M1FN, f8E4M3FN, fma,
-        full, iota, maximum, minimum, mma, num_programs, ones, program_id, select, zeros,
+        Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, cdiv, check, f4E2M1FN, f8E4M3FN,
+        fma, full, iota, maximum, minimum, mma, num_programs, ones, program_id, select, zeros,
     };
     pub use crate::error::{LaunchError, TensorError};
     pub use crate::tensor::TensorBuf;
@@ -60,7 +60,7 @@ pub mod prelude {
 #[doc(hidden)]
 pub mod private {
     pub use crate::eager::{
-        Carried, Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, mark, release,
+        Carried, Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, checking, mark, release,
     };
     pub use crate::error::LaunchError;
     pub use crate::launch::{Argument, EagerCall, Launch, TypedConfig};

@@ -72,8 +72,19 @@ impl Step {
     /// As [`KernelDef::launch_on`].
     #[cfg(feature = "cuda")]
     pub fn launch_on(&self, stream: &Stream, tensors: &mut [DeviceTensor]) -> Result<(), LaunchError> {
+        self.launch_with(stream, tensors, false)
+    }
+
+    /// As [`launch_on`](Self::launch_on); with `checked`, waits for the kernel and says which check did not hold.
+    #[cfg(feature = "cuda")]
+    fn launch_with(
+        &self,
+        stream: &Stream,
+        tensors: &mut [DeviceTensor],
+        checked: bool,
+    ) -> Result<(), LaunchError> {
         let mut args = self.arguments(tensors, DynArg::DeviceMut);
-        self.kernel.launch_on(stream, &mut args, &self.config, &self.bindings, self.grid)
+        self.kernel.launch_with(stream, &mut args, &self.config, &self.bindings, self.grid, checked)
     }
 
     /// Checks, compiles and loads it over the tensors of [`Contract::all_tensors`] on a GPU, to launch it often.
@@ -158,7 +169,8 @@ pub fn run_steps(
             let copies: Result<Vec<_>, _> =
                 tensors.iter().map(|tensor| DeviceTensor::from_host(device, tensor)).collect();
             let mut copies = copies?;
-            steps.iter().try_for_each(|step| step.launch_on(gpu.default_stream(), &mut copies))?;
+            let (stream, checked) = (gpu.default_stream(), options.checked);
+            steps.iter().try_for_each(|step| step.launch_with(stream, &mut copies, checked))?;
             for (index, (tensor, copy)) in tensors.iter_mut().zip(&copies).enumerate() {
                 if steps.iter().any(|step| writes(step, index)) {
                     copy.buffer().download(&mut tensor.data)?;

@@ -1,6 +1,10 @@
 //! What is known about tensor arguments when a kernel is compiled, and checked when it is launched.
 
-use tile_lang::config;
+use melior::ir::{BlockLike, ValueLike};
+use tile_ir::TileOp;
+use tile_ir::passes::int_constant;
+use tile_ir::types::{Blk, Val, defining_op, dtype_of, name_of, operands_of, type_of, view_of};
+use tile_lang::{DType, config};
 
 /// Facts about one tensor argument. Extents and strides are in elements.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,6 +48,32 @@ impl TensorFacts {
         TensorFacts { align_bytes, dim_divisor, stride_divisor: vec![vector; rank], unit_stride }
     }
 
+    /// Facts about a view: a tensor argument, one of `arguments`, or a part of one. `facts` are the arguments'.
+    pub fn of_view(facts: &[TensorFacts], arguments: &[Val], view: Val) -> Option<TensorFacts> {
+        match defining_op(view).and_then(TileOp::of) {
+            Some(TileOp::Slice { view: whole, axis, start, len }) => {
+                let elem_bytes = (view_of(type_of(view))?.dtype.bits() as usize).div_ceil(8);
+                Some(TensorFacts::of_view(facts, arguments, whole)?.sliced(axis, start, len, elem_bytes))
+            }
+            _ => facts.get(arguments.iter().position(|a| *a == view)?).cloned(),
+        }
+    }
+
+    /// What holds of the places from `start` on along an axis, `len` of them at most: the base moves by a multiple
+    /// of the stride, and of the extents the one along the axis is another.
+    pub fn sliced(mut self, axis: usize, start: Val, len: Val, elem_bytes: usize) -> TensorFacts {
+        let moved_bytes = self.moved_elems(axis, start).saturating_mul(elem_bytes);
+        self.align_bytes = self.align_bytes.min(moved_bytes);
+        self.dim_divisor[axis] = self.dim_divisor[axis].min(divisor(start)).min(divisor(len));
+        self
+    }
+
+    /// A power of two that divides the distance of place `start` along an axis from the base.
+    pub(crate) fn moved_elems(&self, axis: usize, start: Val) -> usize {
+        let stride = if self.unit_stride == Some(axis) { 1 } else { self.stride_divisor[axis] };
+        divisor(start).saturating_mul(stride)
+    }
+
     /// The widest access in bytes, at most 16, that is aligned and never straddles the tensor's edge when blocks
     /// of `tile_shape` are moved; one element where nothing better is known.
     pub fn vec_bytes(&self, tile_shape: &[usize], elem_bytes: usize) -> usize {
@@ -57,6 +87,63 @@ impl TensorFacts {
             .chain(strides)
             .fold(16, usize::min)
             .max(elem_bytes)
+    }
+}
+
+/// More than any divisor that matters: what divides 0.
+const ALL: usize = 1 << 31;
+
+/// A power of two that divides an index scalar.
+fn divisor(value: Val) -> usize {
+    let Some(op) = defining_op(value) else { return 1 };
+    if dtype_of(type_of(value)) != Some(DType::Index) {
+        return 1;
+    }
+    if let Some(number) = int_constant(op) {
+        return if number == 0 { ALL } else { 1 << number.trailing_zeros().min(30) };
+    }
+    let operands = operands_of(op);
+    let both = |join: fn(usize, usize) -> usize| join(divisor(operands[0]), divisor(operands[1]));
+    match name_of(op).as_str() {
+        "arith.muli" => both(usize::saturating_mul).min(ALL),
+        "arith.addi" | "arith.subi" | "arith.minui" | "arith.maxui" => both(usize::min),
+        _ => 1,
+    }
+}
+
+/// True for an index scalar that cannot be negative: made of sizes and places, which neither wrap nor go below
+/// zero, or kept from it.
+pub(crate) fn never_negative(value: Val) -> bool {
+    let Some(op) = defining_op(value) else { return is_size_argument(value) };
+    if let Some(number) = int_constant(op) {
+        return number >= 0;
+    }
+    let operands = operands_of(op);
+    let all = || operands.iter().all(|v| never_negative(*v));
+    let is_index = dtype_of(type_of(value)) == Some(DType::Index);
+    match name_of(op).as_str() {
+        "tile.program_id" | "tile.num_programs" | "tile.dim" => true,
+        "arith.addi" | "arith.subi" | "arith.muli" | "arith.shli" => is_index && all(),
+        "arith.divui" | "arith.remui" | "arith.ceildivui" | "arith.minsi" | "arith.maxui" => all(),
+        "arith.index_cast" | "arith.index_castui" => all(),
+        "arith.minui" | "arith.maxsi" => operands.iter().any(|v| never_negative(*v)),
+        "arith.select" => operands[1..].iter().all(|v| never_negative(*v)),
+        _ => false,
+    }
+}
+
+/// True for the kernel's own size arguments, and for variables of loops that count up from a size.
+fn is_size_argument(value: Val) -> bool {
+    // SAFETY: the value is live and, having no operation, a block's argument.
+    let (block, number) = unsafe {
+        let block = mlir_sys::mlirBlockArgumentGetOwner(value.to_raw());
+        (Blk::from_raw(block), mlir_sys::mlirBlockArgumentGetArgNumber(value.to_raw()))
+    };
+    let Some(parent) = block.parent_operation() else { return false };
+    match name_of(parent).as_str() {
+        "func.func" => dtype_of(type_of(value)) == Some(DType::Index),
+        "scf.for" => number == 0 && never_negative(operands_of(parent)[0]),
+        _ => false,
     }
 }
 

@@ -133,8 +133,16 @@ fn matrix(smem: Val, transposed: bool) -> Option<[usize; 2]> {
 fn check(op: Op) -> Result<(), Rule> {
     let name = name_of(op);
     if name.starts_with("tile.") {
-        let known =
-            matches!(name.as_str(), "tile.program_id" | "tile.num_programs" | "tile.dim" | "tile.cast");
+        let known = [
+            "tile.program_id",
+            "tile.num_programs",
+            "tile.dim",
+            "tile.at",
+            "tile.slice",
+            "tile.check",
+            "tile.cast",
+        ];
+        let known = known.contains(&name.as_str());
         return if known { same_layouts(op) } else { Err(Rule::Foreign) };
     }
     if !name.starts_with("tgpu.") {

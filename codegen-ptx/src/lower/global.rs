@@ -7,6 +7,7 @@ use super::emitter::{Cmp, Emitter, ThreadValue};
 use super::value::{Lowered, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
 use super::{Lowering, internal};
 use crate::error::LowerError;
+use crate::gpu::facts::never_negative;
 use crate::layout::{LinearLayout, blocked};
 
 use melior::ir::operation::OperationLike;
@@ -58,11 +59,13 @@ impl<'c> Lowering<'c> {
         let mut left = Vec::new();
         let mut elements: Option<Val> = None;
         for (d, &index) in index.iter().enumerate() {
+            let is_place = never_negative(index);
             let index = self.scalar(op, index)?;
             let e = &mut self.e;
             let size = e.i32(layout.shape[d] as i64);
             let start = e.mul(index, size);
-            left.push(e.sub(view.dims[d], start));
+            let here = e.sub(view.dims[d], start);
+            left.push(if is_place { here } else { left_from(e, index, here, view.dims[d], layout.shape[d]) });
             let wide = e.widen(start);
             let distance = e.mul(wide, view.strides[d]);
             elements = Some(match elements {
@@ -227,7 +230,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// The low or, when `odd`, the high four bits of a byte.
-    fn nibble(&mut self, byte: Val<'c>, odd: Val<'c>) -> Val<'c> {
+    pub(super) fn nibble(&mut self, byte: Val<'c>, odd: Val<'c>) -> Val<'c> {
         let e = &mut self.e;
         let distance = e.shift(odd, 2);
         let distance = e.convert("llvm.trunc", distance, e.types.i8);
@@ -613,7 +616,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// Single elements of 4 bits cannot be addressed.
-    fn half_bytes(&self, op: Op, action: &str) -> LowerError {
+    pub(super) fn half_bytes(&self, op: Op, action: &str) -> LowerError {
         LowerError::Unsupported {
             what: format!("{action} of single f4E2M1FN elements, two of which share a byte,"),
             target: self.e.target.part,
@@ -627,8 +630,25 @@ impl<'c> Lowering<'c> {
     }
 }
 
+/// What `here` says is left of an extent from block `index` on, or nothing where there is no such block: the index
+/// may be any number, also one below zero or too large to multiply.
+fn left_from<'c>(
+    e: &mut Emitter<'c>,
+    index: Val<'c>,
+    here: Val<'c>,
+    extent: Val<'c>,
+    size: usize,
+) -> Val<'c> {
+    let more = e.i32(size as i64 - 1);
+    let rounded = e.binary("llvm.add", extent, more);
+    let blocks = e.shift(rounded, -(size.trailing_zeros() as i32));
+    let exists = e.icmp(Cmp::Ult, index, blocks);
+    let none = e.i32(0);
+    e.select(exists, here, none)
+}
+
 /// A number of elements as bytes; of 4 bits, two are one byte.
-fn bytes_of<'c>(e: &mut Emitter<'c>, elements: Val<'c>, bits: usize) -> Val<'c> {
+pub(super) fn bytes_of<'c>(e: &mut Emitter<'c>, elements: Val<'c>, bits: usize) -> Val<'c> {
     e.shift(elements, (bits / 4).trailing_zeros() as i32 - 1)
 }
 

@@ -15,6 +15,7 @@ mod reduce;
 mod shape;
 mod shared;
 mod value;
+mod view;
 
 use crate::error::LowerError;
 use crate::gpu::dialect::{Smem, layout_of};
@@ -25,11 +26,15 @@ use crate::target::Target;
 use emitter::Emitter;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, RegionLike, Type, TypeLike, ValueLike};
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 use std::rc::Rc;
+use tile_ir::TileOp;
 use tile_ir::context::Place;
-use tile_ir::types::{Blk, Op, Val, int_attr, name_of, operands_of, results_of, str_attr, type_of, view_of};
+use tile_ir::types::{
+    Blk, Op, Val, int_attr, name_of, operands_of, results_of, root_view, str_attr, type_of, view_of,
+};
 use tile_lang::dtype::DType;
 use value::{Lowered, Shared, Tile, View};
 
@@ -47,14 +52,15 @@ pub struct LowerOptions<'a> {
 /// Lowers a module of the gpu level, buffers allocated, to one of the LLVM and NVVM dialects.
 ///
 /// The kernel's parameters are, for each tensor: its address, its extents (i32), its strides in elements (i64);
-/// for each scalar: itself, sizes and bools as i32.
+/// for each scalar: itself, sizes and bools as i32. A kernel with checks takes one more: the address of four zeroed
+/// 32-bit words, where the first check that fails leaves its number plus one and the program's ids.
 ///
 /// # Errors
 /// [`LowerError::Unsupported`] for what the target lacks, [`LowerError::Internal`] for IR that breaks a rule.
 pub fn lower_to_llvm<'c>(
     module: &tile_ir::Module<'c>,
     options: LowerOptions,
-) -> Result<melior::ir::Module<'c>, LowerError> {
+) -> Result<LoweredKernel<'c>, LowerError> {
     let function = tile_ir::types::ops_of(module.top())
         .find(|op| name_of(*op) == "func.func")
         .ok_or_else(|| LowerError::Internal { what: "the module has no function".to_owned(), place: None })?;
@@ -87,11 +93,42 @@ pub fn lower_to_llvm<'c>(
         shared_window: None,
         num_warps: int_attr(function, "tgpu.num_warps").and_then(|w| usize::try_from(w).ok()),
         written: HashSet::new(),
+        mutated: HashSet::new(),
+        record: None,
+        checks: Vec::new(),
     };
+    lowering.expect_stores_of(function);
+    lowering.mutated = std::mem::take(&mut lowering.written);
     lowering.bind_arguments(&arguments, entry, options.facts);
+    if has_checks(function) {
+        lowering.record = tile_ir::types::args_of(entry).last().copied();
+    }
     lowering.lower_block(body)?;
     lowering.e.finish(start);
-    Ok(lowered)
+    Ok(LoweredKernel { module: lowered, checks: lowering.checks })
+}
+
+/// A lowered kernel.
+#[derive(Debug)]
+pub struct LoweredKernel<'c> {
+    /// The module of the LLVM and NVVM dialects.
+    pub module: melior::ir::Module<'c>,
+    /// The kernel's checks, by number.
+    pub checks: Vec<Check>,
+}
+
+/// A condition that a kernel checks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// The kernel's line.
+    pub place: Option<Place>,
+    /// What its author says of it.
+    pub message: String,
+}
+
+/// True for a kernel that checks anything.
+fn has_checks(function: Op) -> bool {
+    tile_ir::types::nested_ops(function).into_iter().any(|op| name_of(op) == "tile.check")
 }
 
 /// A compiler bug at an operation.
@@ -127,6 +164,9 @@ fn skeleton(function: Op, arguments: &[Val], options: LowerOptions) -> Result<St
             );
         }
     }
+    if has_checks(function) {
+        parameters.push("!llvm.ptr<1>".to_owned());
+    }
     let mut text = String::from("module {\n");
     text += "llvm.mlir.global external @smem() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>\n";
     let list: Vec<String> = parameters.iter().enumerate().map(|(i, p)| format!("%a{i}: {p}")).collect();
@@ -148,8 +188,13 @@ struct Lowering<'c> {
     /// Address of the CTA's dynamic shared memory, i32.
     shared_window: Option<Val<'c>>,
     num_warps: Option<usize>,
-    /// Views that some thread may have written since the CTA last met.
+    /// Tensors that some thread may have written since the CTA last met.
     written: HashSet<usize>,
+    /// Tensors that the kernel writes anywhere.
+    mutated: HashSet<usize>,
+    /// Where failed checks are recorded, in kernels that have any.
+    record: Option<Val<'c>>,
+    checks: Vec<Check>,
 }
 
 impl<'c> Lowering<'c> {
@@ -279,6 +324,14 @@ impl<'c> Lowering<'c> {
                 self.set_result(op, Lowered::Scalar(extent));
                 Ok(())
             }
+            Some(("tile", kind @ ("at" | "slice" | "check"))) => match TileOp::of(op) {
+                Some(TileOp::At { view, index }) => self.lower_at(op, view, &index),
+                Some(TileOp::Slice { view, axis, start, len }) => {
+                    self.lower_slice(op, view, axis, start, len)
+                }
+                Some(TileOp::Check { cond, message }) => self.lower_check(op, cond, message),
+                _ => Err(internal(op, &format!("malformed {kind}"))),
+            },
             Some(("func", "return")) => {
                 self.e.op("llvm.return", &[], &[], &[], &[]);
                 Ok(())
@@ -361,7 +414,7 @@ impl<'c> Lowering<'c> {
 
     /// Orders an access to a view after this program's earlier stores to it, which other threads may have made.
     fn order_access(&mut self, view: Val<'c>, writes: bool) {
-        let key = view.to_raw().ptr as usize;
+        let key = root_view(view).to_raw().ptr as usize;
         if self.written.contains(&key) {
             self.barrier();
         }
@@ -374,7 +427,8 @@ impl<'c> Lowering<'c> {
     fn expect_stores_of(&mut self, op: Op<'c>) {
         for inner in tile_ir::types::nested_ops(op) {
             if matches!(name_of(inner).as_str(), "tgpu.global_store" | "tgpu.scatter") {
-                self.written.extend(operands_of(inner).first().map(|v| v.to_raw().ptr as usize));
+                let view = operands_of(inner).first().copied().map(root_view);
+                self.written.extend(view.map(|v| v.to_raw().ptr as usize));
             }
         }
     }

@@ -18,7 +18,7 @@ fn ptx(text: &str, facts: &[TensorFacts], target: &'static Target) -> String {
     melior::utility::register_all_llvm_translations(&context);
     let module = tile_ir::Module::parse(&context, text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     let options = LowerOptions { target, facts, occupancy: 1 };
-    let lowered = lower_to_llvm(&module, options).unwrap_or_else(|e| panic!("{e}"));
+    let lowered = lower_to_llvm(&module, options).unwrap_or_else(|e| panic!("{e}")).module;
     assert!(lowered.as_operation().verify(), "{:?}\n{}", context.take_messages(), lowered.as_operation());
     let mut llvm = LlvmModule::translate(&lowered, target).expect("translates");
     llvm.optimize().expect("optimizes");

@@ -285,7 +285,7 @@ fn every_kernel_gets_layouts() {
             consts.push(("CAUSAL", 1));
             cases.push(("fmha", dtype, consts));
         }
-        for name in ["scaled_lhs", "computed_rhs", "widened_rhs", "persistent", "powers"] {
+        for name in ["scaled_lhs", "computed_rhs", "widened_rhs", "persistent", "powers", "paged"] {
             for tile in [1, 16, 64] {
                 cases.push((name, dtype, vec![("TILE", tile)]));
             }
@@ -326,4 +326,19 @@ fn settings_that_make_no_sense_are_refused() {
     let module = parse(&context, MATMUL);
     let error = lower(&module, Settings { num_warps: 3, ..SETTINGS }).unwrap_err();
     assert_eq!(error, PassError::NumWarps(3));
+}
+
+#[test]
+fn copies_of_pages_run_ahead_with_the_table_s_entries() {
+    let context = dialect::context(&[]);
+    let module = kernel(&context, "paged", DType::BF16, &[("TILE", 64)]);
+    let (module, remarks) = lower(&module, Settings { num_stages: 3, ..SETTINGS }).unwrap();
+    assert!(remarks.iter().any(|r| r.contains("2 copies run ahead in 3 slots")), "{remarks:#?}");
+    // The iteration itself reads no entry: each copy that starts ahead has its own, under the guard of the trip
+    // count.
+    let inner = loops(&module)[0];
+    let reads = |op: Op| nested_ops(op).into_iter().filter(|o| name_of(*o) == "tile.at").count();
+    let in_body = ops_of(blocks_of(inner)[0]).filter(|op| name_of(*op) == "tile.at").count();
+    assert_eq!((in_body, reads(inner)), (0, 1), "{}", module.to_text());
+    assert_eq!(reads(module.function()), 2 + 2 + 1, "two ahead of the loop; the length and the gain");
 }

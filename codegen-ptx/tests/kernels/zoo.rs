@@ -234,3 +234,26 @@ fn branching<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, out:
     }
     out.store([0, 0], acc);
 }
+
+// A product over pages that a table names, of a sequence that ends where another tensor says.
+#[tile_kernel]
+fn paged<T: Float, const TILE: usize>(
+    a: Tensor<T, 2>,
+    pages: Tensor<T, 3>,
+    table: Tensor<i32, 2>,
+    ends: Tensor<i32, 1>,
+    gain: Tensor<T, 1>,
+    out: TensorMut<f32, 2>,
+) {
+    let b = program_id(0);
+    let end = ends.at([b]);
+    check(end >= 0, "a length");
+    let lhs = a.slice(0, end as usize, TILE);
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    for j in 0..cdiv(end as usize, TILE) {
+        let page = table.at([b, j]) as usize;
+        let rows = pages.load([page, 0, 0], [1, TILE, TILE]).reshape([TILE, TILE]);
+        acc = mma(lhs.load([0, j], [TILE, TILE]), rows, acc);
+    }
+    out.slice(0, 1, out.dim(0)).store([b, 0], acc * gain.at([b]));
+}

@@ -59,6 +59,9 @@ pub(super) enum Kind {
     ProgramId(usize),
     NumPrograms(usize),
     Dim(usize),
+    At,
+    Slice(usize),
+    Check(String),
     /// Of the result's shape.
     Load(Vec<usize>),
     /// Of the stored tile's shape.
@@ -237,6 +240,9 @@ fn tile_kind(op: TileOp, dtype: Option<DType>, shape: Vec<usize>) -> Option<Kind
         TileOp::ProgramId { axis } => Kind::ProgramId(axis),
         TileOp::NumPrograms { axis } => Kind::NumPrograms(axis),
         TileOp::Dim { axis, .. } => Kind::Dim(axis),
+        TileOp::At { .. } => Kind::At,
+        TileOp::Slice { axis, .. } => Kind::Slice(axis),
+        TileOp::Check { message, .. } => Kind::Check(message),
         TileOp::Load { .. } => Kind::Load(shape),
         TileOp::Store { value, .. } => Kind::Store(operand_shape(value)),
         TileOp::Gather { mask, .. } => Kind::Gather { masked: mask.is_some() },

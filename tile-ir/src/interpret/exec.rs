@@ -3,10 +3,11 @@
 use super::decode::{Code, Constant, Inst, Kind, Source};
 use super::elementwise::{self, DividesByZero, maximum, minimum};
 use super::memory::Memory;
-use super::value::{Data, Value};
+use super::value::{Data, Part, Value};
 use super::{InterpretError, Interpreter, Scalar};
 use crate::numeric::round;
 use crate::ops::ReduceKind;
+use std::rc::Rc;
 use tile_lang::DType;
 
 /// A checked argument.
@@ -34,7 +35,9 @@ pub(super) fn run_program(
     frame.resize_with(interpreter.slots, Value::default);
     for (i, (slot, arg)) in interpreter.body.args.iter().zip(args).enumerate() {
         frame[*slot] = match arg {
-            BoundArg::Tensor(_) => Value::View(i),
+            BoundArg::Tensor(memory) => {
+                Value::View(Rc::new(Part { tensor: i, origin: 0, shape: memory.shape.clone() }))
+            }
             BoundArg::Scalar(Scalar::F32(x)) => Value::Float(*x),
             BoundArg::Scalar(Scalar::I32(x)) => Value::Int(i64::from(*x)),
             BoundArg::Scalar(Scalar::I64(x)) => Value::Int(*x),
@@ -128,9 +131,10 @@ impl Machine<'_> {
         }
     }
 
-    fn memory(&self, view: &Value) -> &Memory {
-        match &self.args[view.view()] {
-            BoundArg::Tensor(memory) => memory,
+    fn memory<'v>(&self, view: &'v Value) -> (&Memory, &'v Part) {
+        let part = view.view();
+        match &self.args[part.tensor] {
+            BoundArg::Tensor(memory) => (memory, part),
             BoundArg::Scalar(_) => unreachable!("a view names a tensor"),
         }
     }
@@ -145,42 +149,69 @@ impl Machine<'_> {
             Kind::Constant(Constant::Tile(data)) => Value::tile(data.clone()),
             Kind::ProgramId(axis) => Value::Int(self.program.id[*axis] as i64),
             Kind::NumPrograms(axis) => Value::Int(self.program.grid[*axis] as i64),
-            Kind::Dim(axis) => Value::Int(self.memory(&next()).shape[*axis] as i64),
+            Kind::Dim(axis) => Value::Int(next().view().shape[*axis] as i64),
+            Kind::At => {
+                let view = next();
+                let index: Vec<usize> = rest.map(|v| v.int() as usize).collect();
+                let (memory, part) = self.memory(&view);
+                memory.read_one(part, &index)
+            }
+            Kind::Slice(axis) => {
+                let (view, start, len) = (next(), next().int() as usize, next().int() as usize);
+                let (memory, part) = self.memory(&view);
+                let mut part = part.clone();
+                let left = part.shape[*axis].saturating_sub(start);
+                if left > 0 {
+                    part.origin += start * memory.strides[*axis];
+                }
+                part.shape[*axis] = len.min(left);
+                Value::View(Rc::new(part))
+            }
+            Kind::Check(message) => {
+                if next().int() == 0 {
+                    return Err(InterpretError::Check {
+                        place: inst.place.clone(),
+                        program: self.program.id,
+                        message: message.clone(),
+                    });
+                }
+                Value::Unset
+            }
             Kind::Load(shape) => {
                 let view = next();
                 let index: Vec<usize> = rest.map(|v| v.int() as usize).collect();
-                let memory = self.memory(&view);
-                Value::tile(memory.read(memory.block(&index, shape)))
+                let (memory, part) = self.memory(&view);
+                Value::tile(memory.read(memory.block(part, &index, shape)))
             }
             Kind::Store(shape) => {
                 let view = next();
                 let mut index: Vec<Value> = rest.collect();
                 let tile = index.pop().unwrap_or_default();
                 let index: Vec<usize> = index.iter().map(|v| v.int() as usize).collect();
-                let memory = self.memory(&view);
-                memory.write(memory.block(&index, shape), tile.data());
+                let (memory, part) = self.memory(&view);
+                memory.write(memory.block(part, &index, shape), tile.data());
                 Value::Unset
             }
             Kind::Gather { masked } => {
                 let view = next();
                 let mut index: Vec<Value> = rest.collect();
                 let mask = if *masked { index.pop() } else { None };
-                let memory = self.memory(&view);
+                let (memory, part) = self.memory(&view);
                 let index: Vec<&[i32]> = index.iter().map(|v| v.data().ints()).collect();
                 let mask = mask.as_ref().map(|m| m.data().bools());
                 let len = index.first().map_or(1, |i| i.len());
-                Value::tile(memory.read((0..len).map(|n| memory.element(&index, mask, n))))
+                Value::tile(memory.read((0..len).map(|n| memory.element(part, &index, mask, n))))
             }
             Kind::Scatter { masked } => {
                 let view = next();
                 let mut index: Vec<Value> = rest.collect();
                 let mask = if *masked { index.pop() } else { None };
                 let tile = index.pop().unwrap_or_default();
-                let memory = self.memory(&view);
+                let (memory, part) = self.memory(&view);
                 let index: Vec<&[i32]> = index.iter().map(|v| v.data().ints()).collect();
                 let mask = mask.as_ref().map(|m| m.data().bools());
                 let len = index.first().map_or(1, |i| i.len());
-                memory.write((0..len).map(|n| memory.element(&index, mask, n)), tile.data());
+                memory.write((0..len).map(|n| memory.element(part, &index, mask, n)), tile.data());
                 Value::Unset
             }
             Kind::Splat { dtype, len } => Value::tile(match (next(), dtype) {

@@ -1,6 +1,6 @@
 //! Tensors in memory that programs share.
 
-use super::value::Data;
+use super::value::{Data, Part, Value};
 use crate::numeric;
 use half::{bf16, f16};
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
@@ -238,9 +238,22 @@ impl Memory {
         }
     }
 
-    /// Where the elements of a block are, row by row; none for those outside.
+    /// The element of a part at some coordinates; zero outside.
+    pub(super) fn read_one(&self, part: &Part, index: &[usize]) -> Value {
+        let inside = index.iter().zip(&part.shape).all(|(i, extent)| i < extent);
+        let distance = || index.iter().zip(&self.strides).map(|(i, s)| i * s).sum::<usize>();
+        let at = inside.then(|| part.origin + distance());
+        match self.dtype {
+            DType::Bool => Value::Int(at.map_or(0, |at| i64::from(self.read_bool(at)))),
+            DType::I32 => Value::Int(at.map_or(0, |at| i64::from(self.read_int(at)))),
+            _ => Value::Float(at.map_or(0.0, |at| self.read_float(at))),
+        }
+    }
+
+    /// Where the elements of a block of a part are, row by row; none for those outside.
     pub(super) fn block<'a>(
         &'a self,
+        part: &'a Part,
         index: &'a [usize],
         tile: &'a [usize],
     ) -> impl Iterator<Item = Option<usize>> + 'a {
@@ -248,32 +261,38 @@ impl Memory {
         let rows: usize = outer.iter().product();
         let rank = tile.len();
         let (inner_start, inner_limit, inner_stride) = match rank.checked_sub(1) {
-            Some(i) => (index[i] * tile[i], self.shape[i], self.strides[i]),
+            Some(i) => (index[i].saturating_mul(tile[i]), part.shape[i], self.strides[i]),
             None => (0, 1, 1),
         };
         (0..rows).flat_map(move |row| {
-            let (mut rest, mut start) = (row, Some(0));
+            let (mut rest, mut start) = (row, Some(part.origin));
             for i in (0..outer.len()).rev() {
-                let at = index[i] * outer[i] + rest % outer[i];
+                let at = index[i].saturating_mul(outer[i]).saturating_add(rest % outer[i]);
                 rest /= outer[i];
-                start = start.filter(|_| at < self.shape[i]).map(|s| s + at * self.strides[i]);
+                start = start.filter(|_| at < part.shape[i]).map(|s| s + at * self.strides[i]);
             }
             let inside = match start {
                 Some(_) => inner_limit.saturating_sub(inner_start).min(last),
                 None => 0,
             };
-            let base = start.unwrap_or(0) + inner_start * inner_stride;
-            (0..last).map(move |j| (j < inside).then(|| base + j * inner_stride))
+            let base = start.unwrap_or(0);
+            (0..last).map(move |j| (j < inside).then(|| base + (inner_start + j) * inner_stride))
         })
     }
 
-    /// Where element `n` of index tiles points; none outside or masked off.
-    pub(super) fn element(&self, index: &[&[i32]], mask: Option<&[bool]>, n: usize) -> Option<usize> {
+    /// Where element `n` of index tiles points in a part; none outside or masked off.
+    pub(super) fn element(
+        &self,
+        part: &Part,
+        index: &[&[i32]],
+        mask: Option<&[bool]>,
+        n: usize,
+    ) -> Option<usize> {
         if mask.is_some_and(|m| !m[n]) {
             return None;
         }
-        let mut at = 0;
-        for ((tile, &extent), &stride) in index.iter().zip(&self.shape).zip(&self.strides) {
+        let mut at = part.origin;
+        for ((tile, &extent), &stride) in index.iter().zip(&part.shape).zip(&self.strides) {
             let i = usize::try_from(tile[n]).ok().filter(|i| *i < extent)?;
             at += i * stride;
         }

@@ -90,6 +90,19 @@ pub enum InterpretError {
         /// The division in the kernel's source.
         place: Option<Place>,
     },
+    /// A condition that the kernel checks is false.
+    #[error(
+        "{}: program {program:?}: check failed: {message}",
+        .place.as_ref().map_or("unknown place".to_owned(), Place::to_string)
+    )]
+    Check {
+        /// The check in the kernel's source.
+        place: Option<Place>,
+        /// The program.
+        program: [usize; 3],
+        /// What the kernel's author says of it.
+        message: String,
+    },
     /// An operation that the tile level does not have.
     #[error("`{op}` cannot be interpreted")]
     Unsupported {

@@ -19,8 +19,17 @@ pub(super) enum Value {
     /// Any integer, index or bool; narrower types are kept sign-extended, bools as 0 and 1.
     Int(i64),
     Tile(Rc<Data>),
-    /// A tensor argument by its position.
-    View(usize),
+    /// A tensor argument, or a part of one.
+    View(Rc<Part>),
+}
+
+/// What a view names: a tensor argument by its position, and which part of it.
+#[derive(Clone, Debug)]
+pub(super) struct Part {
+    pub(super) tensor: usize,
+    /// Elements from the tensor's first to the part's.
+    pub(super) origin: usize,
+    pub(super) shape: Vec<usize>,
 }
 
 impl Value {
@@ -50,9 +59,9 @@ impl Value {
         }
     }
 
-    pub(super) fn view(&self) -> usize {
+    pub(super) fn view(&self) -> &Part {
         match self {
-            Value::View(index) => *index,
+            Value::View(part) => part,
             other => unreachable!("{other:?} is not a tensor"),
         }
     }

@@ -61,7 +61,14 @@ impl<'c> Lowering<'c, '_> {
             }
             ExprKind::TensorDim(tensor, axis) => {
                 b.set_location(location);
-                b.dim(self.args[*tensor], *axis)
+                b.dim(self.view(b, tensor), *axis)
+            }
+            ExprKind::At { tensor, index } => {
+                let index = self.exprs(b, index)?;
+                b.set_location(location);
+                let element = b.at(self.view(b, tensor), &index);
+                let from = dtype_of(type_of(element)).unwrap_or(dtype);
+                convert(b, element, from, dtype)
             }
             ExprKind::Binary(op @ (BinaryOp::AndAnd | BinaryOp::OrOr), lhs, rhs) => {
                 let lhs = operand(b, lhs)?;
@@ -154,7 +161,7 @@ impl<'c> Lowering<'c, '_> {
             ExprKind::Load { tensor, index } => {
                 let index = self.exprs(b, index)?;
                 b.set_location(location);
-                b.load(self.args[*tensor], &index, &shape)
+                b.load(self.view(b, tensor), &index, &shape)
             }
             ExprKind::Gather { tensor, index, mask } => {
                 let index = self.exprs(b, index)?;
@@ -162,7 +169,7 @@ impl<'c> Lowering<'c, '_> {
                 b.set_location(location);
                 let index: Vec<_> = index.into_iter().map(|i| broadcast(b, i, &shape)).collect();
                 let mask = mask.map(|m| broadcast(b, m, &shape));
-                b.gather(self.args[*tensor], &index, mask)
+                b.gather(self.view(b, tensor), &index, mask)
             }
         })
     }

@@ -18,7 +18,7 @@ use melior::ir::r#type::FunctionType;
 use melior::ir::{Block, BlockLike, Identifier, Location, Region, RegionLike, Type};
 use std::cell::RefCell;
 use tile_lang::config::TensorFacts;
-use tile_lang::typed::{Expr, Param, ParamKind, Program, Stmt, TypedDType, VarId};
+use tile_lang::typed::{Expr, Param, ParamKind, Program, Stmt, TypedDType, VarId, View};
 use tile_lang::{DType, Span};
 
 /// Why a kernel does not lower.
@@ -185,6 +185,13 @@ impl<'c, 'p> Lowering<'c, 'p> {
         self.vars[var].unwrap_or_else(|| panic!("`{}` is used before it is set", self.program.vars[var].name))
     }
 
+    /// A tensor argument, or the part of it that its slices leave.
+    fn view(&self, b: &Builder<'c>, view: &View) -> Val<'c> {
+        view.slices.iter().fold(self.args[view.param], |part, slice| {
+            b.slice(part, slice.axis, self.var(slice.start), self.var(slice.len))
+        })
+    }
+
     fn values(&self, vars: &[VarId]) -> Vec<Val<'c>> {
         vars.iter().map(|&var| self.var(var)).collect()
     }
@@ -249,7 +256,7 @@ impl<'c, 'p> Lowering<'c, 'p> {
                 let index = self.exprs(b, index)?;
                 let value = self.expr(b, value)?;
                 b.set_location(self.location(*span));
-                b.store(self.args[*tensor], &index, value);
+                b.store(self.view(b, tensor), &index, value);
             }
             Stmt::Scatter { tensor, index, value, mask, span } => {
                 let value = self.expr(b, value)?;
@@ -259,7 +266,12 @@ impl<'c, 'p> Lowering<'c, 'p> {
                 b.set_location(self.location(*span));
                 let index: Vec<_> = index.into_iter().map(|i| expr::broadcast(b, i, &shape)).collect();
                 let mask = mask.map(|m| expr::broadcast(b, m, &shape));
-                b.scatter(self.args[*tensor], &index, value, mask);
+                b.scatter(self.view(b, tensor), &index, value, mask);
+            }
+            Stmt::Check { cond, message, span } => {
+                let cond = self.expr(b, cond)?;
+                b.set_location(self.location(*span));
+                b.check(cond, message);
             }
         }
         Ok(())

@@ -213,7 +213,7 @@ fn constant_of<'c>(op: Op<'c>) -> Option<Attribute<'c>> {
 }
 
 /// The number of an integer constant, scalar or splat.
-pub(super) fn int_constant(op: Op) -> Option<i64> {
+pub fn int_constant(op: Op) -> Option<i64> {
     IntegerAttribute::try_from(constant_of(op)?).ok().map(|number| number.value())
 }
 

@@ -2,7 +2,7 @@
 
 use crate::module::Module;
 use crate::ops::TileOp;
-use crate::types::{Op, Val, defining_op, name_of, nested_ops, operands_of};
+use crate::types::{Op, Val, defining_op, name_of, nested_ops, operands_of, root_view};
 use std::collections::HashSet;
 
 /// What an operation does besides computing its results.
@@ -12,21 +12,26 @@ pub enum Effect<'c> {
     Pure,
     /// Nothing, but it must not run where the program would not: a division whose divisor may be zero.
     Guarded,
-    /// Reads a tensor.
+    /// Reads a tensor argument, or a part of it.
     Read(Val<'c>),
-    /// Writes a tensor.
+    /// Writes a tensor argument, or a part of it.
     Write(Val<'c>),
     /// Control flow: it has the effects of the operations inside it.
     Nested,
-    /// Ends a block, or is unknown.
+    /// Ends a block, checks a condition, or is unknown.
     Fixed,
 }
 
 /// The effect of one operation.
 pub fn effect<'c>(op: Op<'c>) -> Effect<'c> {
     match TileOp::of(op) {
-        Some(TileOp::Load { view, .. } | TileOp::Gather { view, .. }) => return Effect::Read(view),
-        Some(TileOp::Store { view, .. } | TileOp::Scatter { view, .. }) => return Effect::Write(view),
+        Some(TileOp::Load { view, .. } | TileOp::Gather { view, .. } | TileOp::At { view, .. }) => {
+            return Effect::Read(root_view(view));
+        }
+        Some(TileOp::Store { view, .. } | TileOp::Scatter { view, .. }) => {
+            return Effect::Write(root_view(view));
+        }
+        Some(TileOp::Check { .. }) => return Effect::Fixed,
         Some(_) => return Effect::Pure,
         None => {}
     }

@@ -8,6 +8,7 @@ mod unused_carried;
 
 use crate::module::Module;
 use crate::verify::{VerifyError, verify};
+pub use canonicalize::int_constant;
 pub use effects::{Effect, effect, written_views};
 
 /// A rewriting of a module that keeps its meaning.

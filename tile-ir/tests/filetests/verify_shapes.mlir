@@ -48,4 +48,4 @@ func.func @bad(%v: !tile.view<2 : i64, f16> {tile.mutable = false}, %w: !tile.vi
 // kernels/bad.rs:22:9: tile.program_id: axis 3 is out of range for 3 dimensions
 // kernels/bad.rs:23:9: arith.addf: an operand has dtype f8E4M3FN; expected a dtype with arithmetic
 // kernels/bad.rs:24:9: tensor.empty: is not an operation of the tile level
-// kernels/bad.rs:25:9: arith.select: a tensor view is not an argument of the kernel
+// kernels/bad.rs:25:9: arith.select: a tensor view is neither an argument of the kernel nor a slice of one

@@ -34,7 +34,7 @@ func.func @bad(%v: !tile.view<1 : i64, f32>, %w: !tile.view<1 : i64, f32>, %c: i
 // kernels/bad.rs:8:5: tile.load: the result has shape tensor<?xf32>; every dimension must be a power of two
 // kernels/bad.rs:8:5: tile.load: the tile's rank is 0 for a view of rank 1
 // kernels/bad.rs:9:5: arith.constant: the result has dtype i64; expected a tile's dtype
-// kernels/bad.rs:10:5: scf.if: a tensor view is not an argument of the kernel
+// kernels/bad.rs:10:5: scf.if: a tensor view is neither an argument of the kernel nor a slice of one
 // kernels/bad.rs:11:5: scf.execute_region: is not an operation of the tile level
 // kernels/bad.rs:12:5: tile.store: the number of indices is 2 for a view of rank 1
 // kernels/bad.rs:13:5: tile.mma: lhs has shape [4]; expected [1, 4]

@@ -146,6 +146,34 @@ pub fn shuffle<T: Float, const TILE: usize>(
     y.scatter([place, cols], picked);
 }
 
+/// Sequences of pages: where each starts and how long it is, and which pages it has, are read from tensors.
+#[tile_kernel]
+pub fn paged<T: Element, const TILE: usize>(
+    pages: Tensor<T, 3>,
+    table: Tensor<i32, 2>,
+    starts: Tensor<i32, 1>,
+    gain: Tensor<bf16, 2>,
+    out: TensorMut<f32, 2>,
+) {
+    let b = program_id(0);
+    let (start, end) = (starts.at([b]), starts.at([b + 1]));
+    check(start <= end, "starts go up");
+    let rows = out.slice(0, start as usize, (end - start) as usize).slice(1, 1, 9);
+    for j in 0..cdiv(rows.dim(0), TILE) {
+        let page = table.at([b, j]) as usize;
+        let whole = pages.slice(2, 2, 11).load([page, 0, 0], [1, TILE, TILE]).reshape([TILE, TILE]);
+        let one = pages.slice(0, page, 1);
+        let lanes = iota(TILE).expand_dims(0);
+        let zero = zeros::<i32>([1, TILE]);
+        let picked = one.gather([zero, lanes - 1, lanes + 2]);
+        let value = (whole.cast::<f32>() + picked.cast::<f32>()) * gain.at([b, j]);
+        rows.store([j, 0], if gain.at([j, b]) > 0.5 { value } else { -value });
+    }
+    let lanes = iota(TILE);
+    let last = rows.slice(0, rows.dim(0).saturating_sub(1), 1);
+    last.scatter([lanes * 0, lanes * 2], full::<f32>([TILE], (end - start) as f32));
+}
+
 /// One value of one run, for either side.
 #[derive(Clone)]
 enum Input {
@@ -190,7 +218,9 @@ fn agree(
         })
         .collect();
     let config = Config { consts: bindings.consts.clone(), ..Config::default() };
-    kernel.run_cpu(&mut args, &config, &bindings, grid, CpuOptions { check_races: true }).unwrap();
+    kernel
+        .run_cpu(&mut args, &config, &bindings, grid, CpuOptions { check_races: true, checked: true })
+        .unwrap();
     drop(args);
     let given = inputs.iter().filter_map(|i| match i {
         Input::Tensor(t) => Some(&t.data),
@@ -343,5 +373,29 @@ fn element_access_agrees() {
             Input::Scalar(Scalar::Index(case % 4)),
         ];
         agree(&shuffle::KERNEL, dtype, &[("TILE", 8)], &inputs, [rows.div_ceil(8), 1, 1]);
+    }
+}
+
+#[test]
+fn single_elements_and_slices_agree() {
+    let mut random = Random(16);
+    for case in 0..24 {
+        let dtype = [DType::F32, DType::F16, DType::F8E4M3FN, DType::F4E2M1FN, DType::I32][case % 5];
+        let (batch, tile) = (1 + random.below(4), pick(&mut random, &[4, 8]));
+        let (pages, rows, cols) = (1 + random.below(5), 1 + random.below(9), 1 + random.below(16));
+        let mut starts = vec![random.below(3) as f64];
+        for _ in 0..batch {
+            starts.push(starts[starts.len() - 1] + random.below(20) as f64);
+        }
+        // Some pages there are not, and the last sequences reach beyond the output.
+        let numbers: Vec<f64> = (0..batch * 3).map(|_| random.below(pages + 3) as f64 - 2.0).collect();
+        let inputs = [
+            Input::Tensor(random.tensor(dtype, &[pages, rows, cols])),
+            Input::Tensor(HostTensor::from_f64(DType::I32, &[batch, 3], &numbers)),
+            Input::Tensor(HostTensor::from_f64(DType::I32, &[batch + 1], &starts)),
+            Input::Tensor(random.tensor(DType::BF16, &[3, 3])),
+            zeros_of(DType::F32, &[4 + random.below(40), 7]),
+        ];
+        agree(&paged::KERNEL, dtype, &[("TILE", tile as i64)], &inputs, [batch, 1, 1]);
     }
 }

@@ -170,6 +170,34 @@ fn tiles_and_helpers() {
 }
 
 #[test]
+fn checks_name_line_and_program() {
+    let source = "
+    #[tile_kernel]
+    fn k<const N: usize>(a: Tensor<i32, 1>, o: TensorMut<f32, 1>) {
+        let i = program_id(0);
+        check(a.at([i]) != 7, \"seven\");
+        o.store([i], full::<f32>([1], 1.0));
+    }";
+    let check = |numbers: &[f64]| {
+        let program = program(source, &[("N", 8)], DType::F32);
+        let mut tensors = [vector(DType::I32, numbers), out(3)];
+        with_context(|context| {
+            let mut module = lower(context, &program);
+            run_passes(&mut module, STANDARD_PASSES).unwrap_or_else(|e| panic!("{e}"));
+            let mut args: Vec<_> = tensors.iter_mut().map(Arg::Tensor).collect();
+            Interpreter::new(&module).unwrap().run(&mut args, [3, 1, 1]).map_err(|e| e.to_string())
+        })
+    };
+    assert_eq!(check(&[1.0, 2.0, 3.0]), Ok(()));
+    assert_eq!(
+        check(&[1.0, 7.0, 3.0]),
+        Err("kernel.rs:5:9: program [1, 0, 0]: check failed: seven".to_owned())
+    );
+    let unchecked = program(source, &[("N", 8)], DType::F32).without_checks();
+    with_context(|context| assert!(!lower(context, &unchecked).to_text().contains("tile.check")));
+}
+
+#[test]
 fn carried_values_of_while_and_if() {
     let source = "
     #[tile_kernel]

@@ -33,8 +33,9 @@ pub fn matmul(dtype: DType, [tile_m, tile_n, tile_k]: [usize; 3]) -> Program {
     let var = |name: &str, ty: Type| Var { name: name.into(), ty, span: at(2) };
     let binary = |line, op, l: Expr, r: Expr| index(line, ExprKind::Binary(op, Box::new(l), Box::new(r)));
     let acc_ty = tile(DType::F32, &[tile_m, tile_n]);
-    let load =
-        |tensor, index, shape: [usize; 2]| expr(6, tile(dtype, &shape), ExprKind::Load { tensor, index });
+    let load = |tensor: usize, index, shape: [usize; 2]| {
+        expr(6, tile(dtype, &shape), ExprKind::Load { tensor: tensor.into(), index })
+    };
     let read = |line, id| index(line, ExprKind::Var(id));
     let acc = |line| expr(line, acc_ty.clone(), ExprKind::Var(2));
 
@@ -43,7 +44,7 @@ pub fn matmul(dtype: DType, [tile_m, tile_n, tile_k]: [usize; 3]) -> Program {
     let rhs = load(1, vec![read(7, 1), read(7, 3)], [tile_n, tile_k]);
     let rhs_t = expr(7, tile(dtype, &[tile_k, tile_n]), ExprKind::Transpose(Box::new(rhs), vec![1, 0]));
     let product = ExprKind::Mma(Box::new(lhs), Box::new(rhs_t), Box::new(acc(8)));
-    let extent = index(5, ExprKind::TensorDim(0, 1));
+    let extent = index(5, ExprKind::TensorDim(0.into(), 1));
     let rounded = binary(5, BinaryOp::Add, extent, int(5, tile_k as i64 - 1));
     let out = expr(10, tile(dtype, &[tile_m, tile_n]), ExprKind::Cast(Box::new(acc(10))));
     let body = vec![
@@ -59,7 +60,7 @@ pub fn matmul(dtype: DType, [tile_m, tile_n, tile_k]: [usize; 3]) -> Program {
             carried: vec![2],
             span: at(5),
         },
-        Stmt::Store { tensor: 2, index: vec![read(10, 0), read(10, 1)], value: out, span: at(10) },
+        Stmt::Store { tensor: 2.into(), index: vec![read(10, 0), read(10, 1)], value: out, span: at(10) },
     ];
     Program {
         name: "matmul".into(),

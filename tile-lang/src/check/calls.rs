@@ -7,7 +7,7 @@ use crate::builtins::{self, Builtin, On};
 use crate::diag::{Diagnostic, Span};
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::typed::{ExprKind, ParamKind, TypedDType};
+use crate::typed::{self, ExprKind, ParamKind, TypedDType};
 use std::collections::HashMap;
 
 impl<'a> Checker<'a> {
@@ -145,8 +145,23 @@ impl<'a> Checker<'a> {
                 let [a, b, c] = self.exprs([&args[0], &args[1], &args[2]]);
                 self.fma(vec![("a", a), ("b", b), ("c", c)], span)
             }
+            "check" => self.check_call(&args[0], &args[1], span),
             _ => Value::unknown(span),
         }
+    }
+
+    /// `check(cond, "message")`.
+    fn check_call(&mut self, cond: &'a Expr, message: &'a Expr, span: Span) -> Value {
+        let cond = self.condition(cond);
+        let crate::ast::ExprKind::Text(message) = &message.kind else {
+            let place = self.place(message.span);
+            self.error_help(place, "the message of `check` is a string literal", "write it out: `\"..\"`");
+            return Value::unit(span);
+        };
+        if !cond.is_unknown() {
+            self.out.push(typed::Stmt::Check { cond: cond.expr(), message: message.clone(), span });
+        }
+        Value::unit(span)
     }
 
     /// `zeros`, `ones` and `full`.
@@ -370,7 +385,8 @@ impl<'a> Checker<'a> {
         let found = match (&param.ty, &value.ty) {
             (_, Ty::Unknown) => return true,
             (TypeExpr::Scalar(_), Ty::Scalar(d)) | (TypeExpr::Tile(_), Ty::Tile(d, _)) => Some(d.clone()),
-            (TypeExpr::Tensor { rank, mutable, .. }, Ty::Tensor(id)) => match &self.params[*id].kind {
+            (TypeExpr::Tensor { rank, mutable, .. }, Ty::Tensor(view)) => match &self.params[view.param].kind
+            {
                 ParamKind::Tensor { dtype, rank: r, mutable: m } if r == rank && (*m || !mutable) => {
                     Some(dtype.clone())
                 }

@@ -29,6 +29,10 @@ impl<'a> Checker<'a> {
                 Value::scalar(DType::Bool, ExprKind::Int(number), span)
                     .with_konst(Some(Dim::constant(number)))
             }
+            Ast::Text(_) => {
+                self.error(span, "a string stands only as the message of `check`");
+                Value::unknown(span)
+            }
             Ast::Name(name) => match self.lookup(name, span) {
                 Some(local) => Value { span, ..local.value },
                 None => Value::unknown(span),
@@ -322,7 +326,7 @@ struct Joined<'s> {
 /// Changes a variable or a tensor.
 fn has_effect(stmt: &Stmt) -> bool {
     match stmt {
-        Stmt::Let { .. } => false,
+        Stmt::Let { .. } | Stmt::Check { .. } => false,
         Stmt::Assign { .. } | Stmt::Store { .. } | Stmt::Scatter { .. } => true,
         Stmt::For { body, .. } => body.iter().any(has_effect),
         Stmt::While { before, body, .. } => before.iter().chain(body).any(has_effect),

@@ -45,8 +45,8 @@ impl<'a> Checker<'a> {
         if !self.counts(builtin, generics, args, span) {
             return Value::unknown(span);
         }
-        if let Ty::Tensor(id) = receiver.ty {
-            return self.tensor_method(id, name, args, span);
+        if let Ty::Tensor(view) = receiver.ty {
+            return self.tensor_method(view, name, args, span);
         }
         let before = self.out.len();
         debug_assert!(before >= mark);

@@ -189,7 +189,7 @@ impl<'a> Checker<'a> {
                 let dtype = self.dtype(dtype, param.span);
                 let kind = ParamKind::Tensor { dtype, rank: *rank, mutable: *mutable };
                 let id = self.push_param(param, kind);
-                Value::new(Ty::Tensor(id), ExprKind::Param(id), param.span)
+                Value::new(Ty::Tensor(id.into()), ExprKind::Param(id), param.span)
             }
             TypeExpr::Scalar(dtype) => {
                 let dtype = self.dtype(dtype, param.span);

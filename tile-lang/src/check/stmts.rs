@@ -193,7 +193,7 @@ impl<'a> Checker<'a> {
             (_, Ty::Unknown) => return true,
             (TypeExpr::Scalar(d), Ty::Scalar(found)) => (d, found.clone()),
             (TypeExpr::Tile(d), Ty::Tile(found, _)) => (d, found.clone()),
-            (TypeExpr::Tensor { dtype, rank, .. }, Ty::Tensor(id)) => match &self.params[*id].kind {
+            (TypeExpr::Tensor { dtype, rank, .. }, Ty::Tensor(view)) => match &self.params[view.param].kind {
                 typed::ParamKind::Tensor { dtype: found, rank: r, .. } if r == rank => (dtype, found.clone()),
                 _ => return self.wrong_type(value, declared, what),
             },

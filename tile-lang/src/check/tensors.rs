@@ -1,17 +1,17 @@
-//! Tensor views: sizes, block loads and stores, gathers and scatters.
+//! Tensor views: sizes, slices, single elements, block loads and stores, gathers and scatters.
 
 use super::Checker;
 use super::shapes::broadcast;
-use super::value::{Ty, Value, shape_text};
+use super::value::{Class, Ty, Value, shape_text};
 use crate::ast::{Expr, ExprKind as Ast};
 use crate::diag::{Diagnostic, Span};
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::typed::{self, ExprKind, ParamId, ParamKind, Stmt, TypedDType};
+use crate::typed::{self, ExprKind, ParamKind, Stmt, TypedDType};
 
 /// The tensor a method is called on.
 struct View {
-    id: ParamId,
+    tensor: typed::View,
     name: String,
     dtype: TypedDType,
     rank: usize,
@@ -19,16 +19,22 @@ struct View {
 
 impl<'a> Checker<'a> {
     /// A method of a tensor; its name and number of arguments are right.
-    pub(super) fn tensor_method(&mut self, id: ParamId, name: &str, args: &'a [Expr], span: Span) -> Value {
-        let ParamKind::Tensor { dtype, rank, mutable } = &self.params[id].kind else {
+    pub(super) fn tensor_method(
+        &mut self,
+        tensor: typed::View,
+        name: &str,
+        args: &'a [Expr],
+        span: Span,
+    ) -> Value {
+        let param = &self.params[tensor.param];
+        let ParamKind::Tensor { dtype, rank, mutable } = &param.kind else {
             return Value::unknown(span);
         };
-        let mutable = *mutable;
-        let view = View { id, name: self.params[id].name.clone(), dtype: dtype.clone(), rank: *rank };
+        let (mutable, declared) = (*mutable, param.span);
+        let view = View { tensor, name: param.name.clone(), dtype: dtype.clone(), rank: *rank };
         if matches!(name, "store" | "scatter" | "scatter_masked") && !mutable {
             let message =
                 format!("`{name}` writes to `{}`, which is a Tensor; expected a TensorMut", view.name);
-            let declared = self.params[id].span;
             self.report(
                 Diagnostic::new(span, message)
                     .note(declared, format!("`{}` is declared here", view.name))
@@ -39,9 +45,11 @@ impl<'a> Checker<'a> {
         }
         match name {
             "dim" => match self.axis(&args[0], view.rank, "dim") {
-                Some(axis) => Value::scalar(DType::Index, ExprKind::TensorDim(id, axis), span),
+                Some(axis) => Value::scalar(DType::Index, ExprKind::TensorDim(view.tensor, axis), span),
                 None => Value::unknown(span),
             },
+            "at" => self.at(&view, &args[0], span),
+            "slice" => self.slice(view, args, span),
             "load" => self.load(&view, args, span),
             "store" => self.store(&view, args, span),
             "gather" | "gather_masked" => self.gather(&view, name, args, span),
@@ -82,12 +90,17 @@ impl<'a> Checker<'a> {
     /// Block indices: one `usize` for each dimension.
     fn block_index(&mut self, view: &View, what: &str, arg: &'a Expr) -> Option<Vec<Value>> {
         let list = self.per_dimension(view, &format!("the block index of `{what}`"), arg)?;
+        self.sizes(&format!("a block index of `{what}`"), list)
+    }
+
+    /// Scalars that all are `usize`.
+    fn sizes(&mut self, what: &str, list: &'a [Expr]) -> Option<Vec<Value>> {
         let values = self.expr_list(list);
-        let fine: Vec<bool> = values.iter().map(|v| self.is_block_index(what, v)).collect();
+        let fine: Vec<bool> = values.iter().map(|v| self.is_index(what, v)).collect();
         fine.into_iter().all(|f| f).then_some(values)
     }
 
-    fn is_block_index(&mut self, what: &str, value: &Value) -> bool {
+    fn is_index(&mut self, what: &str, value: &Value) -> bool {
         let fine = match &value.ty {
             Ty::Unknown => return false,
             Ty::Scalar(dtype) => self.unify(dtype, &DType::Index.into()).is_some(),
@@ -95,7 +108,7 @@ impl<'a> Checker<'a> {
         };
         if !fine {
             let found = self.describe(&value.ty);
-            let message = format!("a block index of `{what}` is a usize; found {found}");
+            let message = format!("{what} is a usize; found {found}");
             let help = match &value.ty {
                 Ty::Tile(..) => "tiles of element indices go to `gather` and `scatter`",
                 _ => "convert it with `as usize`",
@@ -103,6 +116,43 @@ impl<'a> Checker<'a> {
             self.error_help(value.span, message, help);
         }
         fine
+    }
+
+    /// One element.
+    fn at(&mut self, view: &View, arg: &'a Expr, span: Span) -> Value {
+        let index = match self.per_dimension(view, "the index of `at`", arg) {
+            Some(list) => self.sizes("an index of `at`", list),
+            None => None,
+        };
+        if self.class(&view.dtype) == Class::Any {
+            let name = self.dtype_name(&view.dtype);
+            self.error_help(
+                span,
+                format!("`at` gives a scalar, and which type of scalar a {name} is depends on the launch"),
+                format!("declare `{name}: Float`, or give `{}` a dtype", view.name),
+            );
+            return Value::unknown(span);
+        }
+        let dtype = self.scalar_of(&view.dtype);
+        let index = index.unwrap_or_default().into_iter().map(Value::expr).collect();
+        Value::scalar(dtype, ExprKind::At { tensor: view.tensor.clone(), index }, span)
+    }
+
+    /// A part of the tensor; where it starts and how long it is are kept in variables.
+    fn slice(&mut self, view: View, args: &'a [Expr], span: Span) -> Value {
+        let axis = self.axis(&args[0], view.rank, "slice");
+        let bounds = self.sizes("a bound of `slice`", &args[1..]);
+        let (Some(axis), Some(bounds)) = (axis, bounds) else { return Value::unknown(span) };
+        let vars: Vec<typed::VarId> = bounds
+            .into_iter()
+            .filter_map(|bound| match self.temporary(bound).node {
+                ExprKind::Var(var) => Some(var),
+                _ => None,
+            })
+            .collect();
+        let &[start, len] = &vars[..] else { return Value::unknown(span) };
+        let tensor = view.tensor.sliced(typed::Slice { axis, start, len });
+        Value::new(Ty::Tensor(tensor), ExprKind::Int(0), span)
     }
 
     fn load(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {
@@ -116,7 +166,7 @@ impl<'a> Checker<'a> {
             return Value::new(Ty::Tile(view.dtype.clone(), Some(shape)), ExprKind::Int(0), span);
         };
         let index = index.into_iter().map(Value::expr).collect();
-        Value::tile(view.dtype.clone(), shape, ExprKind::Load { tensor: view.id, index }, span)
+        Value::tile(view.dtype.clone(), shape, ExprKind::Load { tensor: view.tensor.clone(), index }, span)
     }
 
     fn store(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {
@@ -143,7 +193,7 @@ impl<'a> Checker<'a> {
         let Some(mut index) = index else { return unit };
         self.keep_order(&mut index, between);
         let index = index.into_iter().map(Value::expr).collect();
-        self.out.push(Stmt::Store { tensor: view.id, index, value: value.expr(), span });
+        self.out.push(Stmt::Store { tensor: view.tensor.clone(), index, value: value.expr(), span });
         unit
     }
 
@@ -208,7 +258,7 @@ impl<'a> Checker<'a> {
         let Some((shape, index, mask)) = self.spread(what, index, mask, None, span) else {
             return Value::unknown(span);
         };
-        let node = ExprKind::Gather { tensor: view.id, index, mask: mask.map(Box::new) };
+        let node = ExprKind::Gather { tensor: view.tensor.clone(), index, mask: mask.map(Box::new) };
         Value::new(Ty::Tile(view.dtype.clone(), shape), node, span)
     }
 
@@ -235,7 +285,7 @@ impl<'a> Checker<'a> {
             self.error_help(value.span, message, "stretch it with `.broadcast_to([..])`");
             return unit;
         }
-        self.out.push(Stmt::Scatter { tensor: view.id, index, value: value.expr(), mask, span });
+        self.out.push(Stmt::Scatter { tensor: view.tensor.clone(), index, value: value.expr(), mask, span });
         unit
     }
 

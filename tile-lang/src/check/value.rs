@@ -5,7 +5,7 @@ use crate::ast::DTypeBound;
 use crate::diag::Span;
 use crate::dim::Dim;
 use crate::dtype::DType;
-use crate::typed::{self, ExprKind, ParamId, Type, TypedDType, VarId};
+use crate::typed::{self, ExprKind, Type, TypedDType, VarId};
 
 /// A type as far as it is known.
 #[derive(Clone, Debug)]
@@ -18,8 +18,8 @@ pub(super) enum Ty {
     Scalar(TypedDType),
     /// A tile; helper arguments have no known shape inside the macro.
     Tile(TypedDType, Option<Vec<Dim>>),
-    /// A tensor argument.
-    Tensor(ParamId),
+    /// A tensor argument, or a part of one.
+    Tensor(typed::View),
     /// Several values.
     Tuple(Vec<Value>),
 }
@@ -243,7 +243,7 @@ impl Checker<'_> {
             Ty::Scalar(dtype) => self.dtype_name(dtype),
             Ty::Tile(dtype, None) => format!("Tile<{}>", self.dtype_name(dtype)),
             Ty::Tile(dtype, Some(shape)) => format!("Tile<{}> {}", self.dtype_name(dtype), shape_text(shape)),
-            Ty::Tensor(id) => match &self.params[*id].kind {
+            Ty::Tensor(view) => match &self.params[view.param].kind {
                 typed::ParamKind::Tensor { dtype, rank, mutable } => {
                     let name = if *mutable { "TensorMut" } else { "Tensor" };
                     format!("{name}<{}, {rank}>", self.dtype_name(dtype))

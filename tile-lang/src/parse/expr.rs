@@ -411,6 +411,7 @@ impl Parser {
                 Some(ExprKind::Float(float.base10_parse().ok()?, dtype))
             }
             Lit::Bool(flag) => Some(ExprKind::Bool(flag.value)),
+            Lit::Str(text) => Some(ExprKind::Text(text.value())),
             _ => {
                 self.error(lit, format!("expected a number, `true` or `false`; found `{}`", text(lit)));
                 None

@@ -5,10 +5,11 @@ use tile_lang::Bindings;
 use tile_lang::check::{Mode, check};
 use tile_lang::disjoint::unproved_axes;
 
-/// The unproved axes of a kernel with the given body over `out: TensorMut<f32, 2>`, `n: usize` and `shift: i32`.
+/// The unproved axes of a kernel with the given body over `out: TensorMut<f32, 2>`, `at: Tensor<i32, 1>`, `n: usize`
+/// and `shift: i32`.
 fn axes(body: &str) -> Vec<usize> {
     let source = format!(
-        "#[tile_kernel]\nfn k<const B: usize>(out: TensorMut<f32, 2>, n: usize, shift: i32) {{\n{body}\n}}"
+        "#[tile_kernel]\nfn k<const B: usize>(out: TensorMut<f32, 2>, at: Tensor<i32, 1>, n: usize, shift: i32) {{\n{body}\n}}"
     );
     let kernel = &functions(&source)[0];
     let mut bind = Bindings::default();
@@ -85,4 +86,23 @@ fn two_stores_must_agree() {
     let apart =
         format!("{} {}", store("program_id(0), program_id(1)"), store("program_id(1), program_id(0)"));
     assert_eq!(axes(&apart), [0, 1, 2]);
+}
+
+#[test]
+fn slices_count_from_the_tensor_s_start() {
+    let store = |start: &str, index: &str| {
+        format!("out.slice(0, {start}, n).store([{index}], zeros::<f32>([16, 16]));")
+    };
+    assert_eq!(axes(&store("0", "program_id(0), program_id(1)")), [2]);
+    assert_eq!(axes(&store("n + 3", "program_id(0), program_id(1)")), [2]);
+    assert_eq!(axes(&store("program_id(2) * 16", "program_id(0), program_id(1)")), [0, 2]);
+    // What is read from a tensor may be any place, and the same one for two programs.
+    assert_eq!(axes(&store("at.at([program_id(0)]) as usize", "0, program_id(1)")), [0, 2]);
+    assert_eq!(axes(&store("at.at([3]) as usize", "program_id(0), program_id(1)")), [2]);
+    let both = format!(
+        "{} {}",
+        store("0", "program_id(0), 0"),
+        "out.store([program_id(0), 0], zeros::<f32>([16, 16]));"
+    );
+    assert_eq!(axes(&both), [0, 1, 2], "the same index, in a slice and in the whole");
 }

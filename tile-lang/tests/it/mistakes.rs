@@ -326,3 +326,28 @@ fn helper_calls_are_checked() {
         assert!(text.contains(expected), "{helper} {call}\n{text}");
     }
 }
+
+#[test]
+fn parts_elements_and_checks() {
+    let cases = [
+        ("t.at([0])", "`t` has rank 2; expected 2 entries in the index of `at`, found 1"),
+        ("t.at([0, s])", "an index of `at` is a usize; found f32"),
+        ("t.at([0, i])", "an index of `at` is a usize; found i32\n  help: convert it with `as usize`"),
+        ("t.at([0, iota(4)])", "help: tiles of element indices go to `gather` and `scatter`"),
+        ("t.slice(2, 0, 4)", "`slice`: axis 2 is out of range; expected 0 to 1"),
+        ("t.slice(n, 0, 4)", "the axis of `slice` must be a number"),
+        ("t.slice(0, i, 4)", "a bound of `slice` is a usize; found i32"),
+        ("t.slice(0, 4)", "`slice` takes 3 arguments; found 2"),
+        ("t.slice(0, n, 4).store([0, 0], zeros::<f32>([4, 4]))", "`store` writes to `t`, which is a Tensor"),
+        ("check(s, \"s\")", "a condition is a scalar bool; found f32"),
+        ("check(t.load([0, 0], [4, 4]).gt(0.0), \"t\")", "a condition is a scalar bool; found Tile<bool>"),
+        ("check(i > 0, n)", "the message of `check` is a string literal"),
+        ("check(i > 0)", "`check` takes 2 arguments; found 1"),
+        ("s + \"s\"", "a string stands only as the message of `check`"),
+    ];
+    for (expr, expected) in cases {
+        let text =
+            bound(&format!("fn k(t: Tensor<f32, 2>, s: f32, i: i32, n: usize) {{ let x = {expr}; }}"), &[]);
+        assert!(text.contains(expected), "{expr}\n{text}");
+    }
+}

@@ -7,6 +7,7 @@ use crate::error::{DeviceError, LaunchError};
 use crate::jit::disk::DiskCache;
 use crate::jit::{self, Artifact, Assembler, TensorFacts};
 use crate::registry::KernelDef;
+use codegen_ptx::lower::Check;
 use cudarc::driver::{result, sys};
 use std::sync::{Arc, OnceLock};
 use tile_lang::{Bindings, Config};
@@ -27,6 +28,8 @@ pub(crate) struct Loaded {
     pub smem_bytes: u32,
     /// Why something was not done that could have been.
     pub remarks: Vec<String>,
+    /// What a checked kernel checks; others nothing.
+    pub checks: Vec<Check>,
     _module: Module,
 }
 
@@ -49,10 +52,12 @@ impl Gpu {
         bindings: &Bindings,
         config: &Config,
         facts: &[TensorFacts],
+        checked: bool,
     ) -> Result<Arc<Loaded>, LaunchError> {
         let address = std::ptr::from_ref(kernel).addr();
-        let key = format!("{address:x} {bindings:?} {config:?} {facts:?}");
-        self.kernels().0.get_or_make(&key, || self.compile(kernel, bindings, config, facts).map(Arc::new))
+        let key = format!("{address:x} {bindings:?} {config:?} {facts:?} {checked}");
+        let compile = || self.compile(kernel, bindings, config, facts, checked).map(Arc::new);
+        self.kernels().0.get_or_make(&key, compile)
     }
 
     fn compile(
@@ -61,10 +66,14 @@ impl Gpu {
         bindings: &Bindings,
         config: &Config,
         facts: &[TensorFacts],
+        checked: bool,
     ) -> Result<Loaded, LaunchError> {
         let disk = DISK.get_or_init(DiskCache::from_environment).as_ref();
         let assembler = Assembler::of_process();
-        let obtained = jit::obtain(kernel, bindings, config, self.target(), facts, disk, assembler);
+        let obtained = match checked {
+            true => jit::compile_checked(kernel, bindings, config, self.target(), facts).map(Artifact::from),
+            false => jit::obtain(kernel, bindings, config, self.target(), facts, disk, assembler),
+        };
         let Artifact { compiled, cubin, mut remarks, .. } =
             obtained.map_err(|error| LaunchError::Jit(Box::new(error)))?;
         let available = self.properties().smem_per_cta_bytes;
@@ -87,6 +96,7 @@ impl Gpu {
             num_threads: compiled.num_threads,
             smem_bytes: compiled.smem_bytes as u32,
             remarks,
+            checks: compiled.checks,
             _module: module,
         })
     }

@@ -1,14 +1,16 @@
 //! Launches: from checked arguments to the driver's call.
 
 use super::Gpu;
+use super::buffer::DeviceBuffer;
 use super::kernels::Loaded;
 use super::memory::Allocation;
 use super::order::Access;
 use super::params::Params;
 use super::stream::{Stream, same_device};
-use crate::error::LaunchError;
+use crate::error::{KernelError, LaunchError, Place};
 use crate::jit::{TensorFacts, facts_of};
 use crate::registry::KernelDef;
+use codegen_ptx::lower::Check;
 use cudarc::driver::{result, sys};
 use std::sync::Arc;
 use tile_lang::{Bindings, Config, DType};
@@ -90,7 +92,25 @@ fn submit(
     })
 }
 
-/// Launches a loaded kernel of a stream's device in that stream.
+/// Waits for a checked launch; the error of the check that failed first, if one did.
+fn failed_check(kernel: &'static str, checks: &[Check], record: &DeviceBuffer) -> Result<(), LaunchError> {
+    let mut words = [0u32; 4];
+    record.download(&mut words)?;
+    let [number, program @ ..] = words;
+    let Some(check) = (number as usize).checked_sub(1).and_then(|index| checks.get(index)) else {
+        return Ok(());
+    };
+    let place = check.place.as_ref();
+    let place = Place {
+        file: place.map_or("<unknown>".into(), |p| p.file.clone().into()),
+        line: place.map_or(0, |p| p.line as u32),
+        col: place.map_or(0, |p| p.col as u32),
+    };
+    let error = Box::new(KernelError::Check { message: check.message.clone() });
+    Err(LaunchError::Kernel { kernel, program: program.map(|id| id as usize), place, error })
+}
+
+/// Launches a loaded kernel of a stream's device in that stream; one with checks is waited for.
 pub(crate) fn launch(
     kernel: &'static str,
     loaded: &Arc<Loaded>,
@@ -103,7 +123,15 @@ pub(crate) fn launch(
             memory.acquire(stream, *access)?;
         }
     }
-    submit(kernel, loaded, stream, grid.map(|extent| extent as u32), &params(args))
+    let (mut params, grid) = (params(args), grid.map(|extent| extent as u32));
+    if loaded.checks.is_empty() {
+        return submit(kernel, loaded, stream, grid, &params);
+    }
+    let record = DeviceBuffer::from_slice(&stream.device(), &[0u32; 4])?;
+    record.memory().acquire(stream, Access::Write)?;
+    params.push(record.address());
+    submit(kernel, loaded, stream, grid, &params)?;
+    failed_check(kernel, &loaded.checks, &record)
 }
 
 impl Gpu {
@@ -117,7 +145,7 @@ impl Gpu {
         args: &[Arg<'_>],
     ) -> Result<Prepared, LaunchError> {
         let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
-        let loaded = self.load(kernel, bindings, config, &facts)?;
+        let loaded = self.load(kernel, bindings, config, &facts, false)?;
         let memory = args.iter().filter_map(|arg| match arg {
             Arg::Tensor { memory, access, .. } => Some(((*memory).clone(), *access)),
             Arg::Scalar(_) => None,

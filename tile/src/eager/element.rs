@@ -23,6 +23,8 @@ pub trait Element: Copy + Default + Debug + PartialOrd + Send + Sync + Scalar + 
 
     /// The element that a scalar stands for: the nearest.
     fn of(value: Self::Value) -> Self;
+    /// The scalar that stands for the element; exact.
+    fn value(self) -> Self::Value;
     /// The value in f32; exact for every dtype but i32.
     fn to_f32(self) -> f32;
     /// The nearest value: ties to even, saturating for the 8-bit and 4-bit types; towards zero for i32.
@@ -239,6 +241,10 @@ macro_rules! small_float {
                 <$ty>::from_f32(value)
             }
 
+            fn value(self) -> f32 {
+                self.to_f32()
+            }
+
             fn to_f32(self) -> f32 {
                 self.to_f32()
             }
@@ -327,6 +333,10 @@ impl Element for f32 {
         value
     }
 
+    fn value(self) -> f32 {
+        self
+    }
+
     fn to_f32(self) -> f32 {
         self
     }
@@ -409,6 +419,10 @@ impl Element for i32 {
 
     fn of(value: i32) -> Self {
         value
+    }
+
+    fn value(self) -> i32 {
+        self
     }
 
     fn to_f32(self) -> f32 {
@@ -497,6 +511,10 @@ impl Element for bool {
         value
     }
 
+    fn value(self) -> bool {
+        self
+    }
+
     fn to_f32(self) -> f32 {
         f32::from(u8::from(self))
     }
@@ -525,6 +543,10 @@ impl Element for F8E4M3FN {
         F8E4M3FN::from_f32(value)
     }
 
+    fn value(self) -> f32 {
+        self.to_f32()
+    }
+
     fn to_f32(self) -> f32 {
         self.to_f32()
     }
@@ -546,6 +568,10 @@ impl Element for F4E2M1FN {
 
     fn of(value: f32) -> Self {
         F4E2M1FN::from_f32(value)
+    }
+
+    fn value(self) -> f32 {
+        self.to_f32()
     }
 
     fn to_f32(self) -> f32 {

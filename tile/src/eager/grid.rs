@@ -17,6 +17,8 @@ struct Current {
     grid: [usize; 3],
     /// Position in the grid, the first axis innermost.
     linear: u32,
+    /// Whether the launch is checked.
+    checked: bool,
 }
 
 thread_local! {
@@ -58,15 +60,30 @@ pub fn cdiv(a: usize, b: usize) -> usize {
     a.div_ceil(b)
 }
 
+/// True inside a checked launch.
+pub fn checking() -> bool {
+    CURRENT.get().is_some_and(|current| current.checked)
+}
+
+/// Stops a checked launch where `cond` is false, with `message`, the kernel's line and the program's ids. In any
+/// other launch nothing happens, and inside a kernel `cond` is not even evaluated.
+#[track_caller]
+pub fn check(cond: bool, message: &'static str) {
+    if !cond && checking() {
+        fault(KernelError::Check { message: message.to_owned() });
+    }
+}
+
 /// Runs `program` once for each point of the grid, on all cores; the first error by program order is returned.
 pub(crate) fn run_grid(
     kernel: &'static str,
     grid: [usize; 3],
+    checked: bool,
     program: impl Fn() + Sync,
 ) -> Result<(), LaunchError> {
     watch_panics();
     let total: usize = grid.iter().product();
-    let run = |linear: usize| run_program(kernel, grid, linear, &program).err();
+    let run = |linear: usize| run_program(kernel, grid, (linear, checked), &program).err();
     let error = if total == 1 { run(0) } else { (0..total).into_par_iter().find_map_first(run) };
     error.map_or(Ok(()), Err)
 }
@@ -87,12 +104,12 @@ impl Drop for Restore {
 fn run_program(
     kernel: &'static str,
     grid: [usize; 3],
-    linear: usize,
+    (linear, checked): (usize, bool),
     program: &(impl Fn() + Sync),
 ) -> Result<(), LaunchError> {
     let id = [linear % grid[0], linear / grid[0] % grid[1], linear / (grid[0] * grid[1])];
     let restore = Restore { outer: CURRENT.get(), mark: arena::mark() };
-    CURRENT.set(Some(Current { id, grid, linear: linear as u32 }));
+    CURRENT.set(Some(Current { id, grid, linear: linear as u32, checked }));
     let outcome = catch_unwind(AssertUnwindSafe(program));
     drop(restore);
     outcome.map_err(|payload| {

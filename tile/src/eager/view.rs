@@ -28,6 +28,8 @@ pub struct TensorMut<T, const R: usize> {
 #[derive(Debug)]
 pub(crate) struct View<T, const R: usize> {
     pub base: *mut u8,
+    /// Elements from `base` to the view's first: not 0 in a slice.
+    pub origin: usize,
     pub shape: [usize; R],
     /// In elements.
     pub strides: [usize; R],
@@ -54,7 +56,7 @@ impl<T: Element, const R: usize> View<T, R> {
     /// The part of a block that lies inside the tensor: offset of its first element, and its extents.
     /// `None` when nothing does.
     fn inside(&self, index: [usize; R], tile: &[usize]) -> Option<(usize, [usize; R])> {
-        let mut offset = 0;
+        let mut offset = self.origin;
         let mut extents = [0; R];
         for axis in 0..R {
             let start = index[axis].checked_mul(tile[axis]).filter(|&s| s < self.shape[axis])?;
@@ -174,7 +176,7 @@ impl<T: Element, const R: usize> View<T, R> {
             if mask.as_ref().is_some_and(|m| !m[i]) {
                 continue;
             }
-            let mut place = 0;
+            let mut place = self.origin;
             for (axis, index) in index.iter().enumerate() {
                 match usize::try_from(index[i]) {
                     Ok(at) if at < self.shape[axis] => place += at * self.strides[axis],
@@ -224,6 +226,33 @@ impl<T: Element, const R: usize> View<T, R> {
     }
 
     #[track_caller]
+    fn at(&self, index: [usize; R]) -> T::Value {
+        let inside = index.iter().zip(&self.shape).all(|(i, extent)| i < extent);
+        if !inside {
+            return T::default().value();
+        }
+        let place = self.origin + index.iter().zip(&self.strides).map(|(i, s)| i * s).sum::<usize>();
+        if let Some(race) = self.shadow().and_then(|shadow| shadow.touch(place, false)) {
+            fault(race);
+        }
+        // SAFETY: the element is inside the tensor.
+        unsafe { T::read(self.base, place) }.value()
+    }
+
+    #[track_caller]
+    fn slice(mut self, axis: usize, start: usize, len: usize) -> Self {
+        if axis >= R {
+            fault(KernelError::Axis { op: "slice", axis, rank: R });
+        }
+        let left = self.shape[axis].saturating_sub(start);
+        if left > 0 {
+            self.origin += start * self.strides[axis];
+        }
+        self.shape[axis] = len.min(left);
+        self
+    }
+
+    #[track_caller]
     fn dim(&self, axis: usize) -> usize {
         match self.shape.get(axis) {
             Some(&extent) => extent,
@@ -247,6 +276,20 @@ macro_rules! reading {
             #[track_caller]
             pub fn dim(self, axis: usize) -> usize {
                 self.view.dim(axis)
+            }
+
+            /// The element at `index` as a scalar, f32 of every floating-point type; 0 outside the tensor. A
+            /// negative number cast to `usize` lies outside.
+            #[track_caller]
+            pub fn at(self, index: [usize; R]) -> T::Value {
+                self.view.at(index)
+            }
+
+            /// The tensor narrowed along `axis` to the `len` places from `start` on, or as many of them as there
+            /// are. Accesses to it count from there and end there.
+            #[track_caller]
+            pub fn slice(self, axis: usize, start: usize, len: usize) -> Self {
+                $ty { view: self.view.slice(axis, start, len) }
             }
 
             /// The block at `index`, counted in tiles of `shape`; what lies outside the tensor is zero.

@@ -1,7 +1,7 @@
 //! Compiled kernels, from the disk where they are, and assembled where there is an assembler.
 
 use super::disk::{DiskCache, Entry};
-use super::{JitError, TensorFacts, compile};
+use super::{Jit, JitError, TensorFacts, compile};
 use crate::registry::KernelDef;
 use codegen_ptx::{Compiled, Ptxas, PtxasError, Target};
 use std::sync::OnceLock;
@@ -19,6 +19,13 @@ pub struct Artifact {
     pub remarks: Vec<String>,
     /// It was on the disk.
     pub cached: bool,
+}
+
+impl From<Jit> for Artifact {
+    /// The kernel as it was compiled, for the driver to assemble.
+    fn from(jit: Jit) -> Artifact {
+        Artifact { compiled: jit.compiled, cubin: None, remarks: Vec::new(), cached: false }
+    }
 }
 
 /// An assembler and its release.

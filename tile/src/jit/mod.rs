@@ -132,7 +132,8 @@ pub fn lower<'c>(
     facts: &[TensorFacts],
     context: &'c TileContext,
 ) -> Result<Module<'c>, JitError> {
-    lower_checked(kernel, &check(kernel, bindings)?, facts, context, &mut Vec::new())
+    let program = check(kernel, bindings)?.without_checks();
+    lower_checked(kernel, &program, facts, context, &mut Vec::new())
 }
 
 /// Compiles a kernel to PTX. Const parameters and dtypes come from `bindings`, launch options from `config`;
@@ -149,8 +150,44 @@ pub fn compile(
     facts: &[TensorFacts],
     keep_stages: bool,
 ) -> Result<Jit, JitError> {
+    let program = |stages: &mut Vec<_>| staged(stages, "check", || check(kernel, bindings));
+    compile_program(
+        kernel,
+        |stages| program(stages).map(Program::without_checks),
+        config,
+        target,
+        facts,
+        keep_stages,
+    )
+}
+
+/// As [`compile`], with the kernel's `check`s kept: a launch passes the address of the record that
+/// [`Compiled::checks`] describes.
+///
+/// # Errors
+/// As [`compile`].
+pub fn compile_checked(
+    kernel: &'static KernelDef,
+    bindings: &Bindings,
+    config: &Config,
+    target: &'static Target,
+    facts: &[TensorFacts],
+) -> Result<Jit, JitError> {
+    let program = |stages: &mut Vec<_>| staged(stages, "check", || check(kernel, bindings));
+    compile_program(kernel, program, config, target, facts, false)
+}
+
+/// Compiles the program that `program` makes.
+fn compile_program(
+    kernel: &'static KernelDef,
+    program: impl FnOnce(&mut Vec<(&'static str, Duration)>) -> Result<Program, JitError>,
+    config: &Config,
+    target: &'static Target,
+    facts: &[TensorFacts],
+    keep_stages: bool,
+) -> Result<Jit, JitError> {
     let mut stages = Vec::new();
-    let program = staged(&mut stages, "check", || check(kernel, bindings))?;
+    let program = program(&mut stages)?;
     let tensors = program.params.iter().filter_map(|param| match &param.kind {
         ParamKind::Tensor { dtype, rank, .. } => Some((dtype.known(), *rank)),
         ParamKind::Scalar(_) => None,

@@ -22,13 +22,28 @@ pub(super) const MAX_EXTENT: usize = i32::MAX as usize;
 /// The largest grid a GPU takes.
 const MAX_GRID: [usize; 3] = [i32::MAX as usize, 65535, 65535];
 
-/// What a launch may do without.
+/// What to do with a kernel of which two programs may store to one element, for all that the analysis can tell.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Unproved {
+    /// Refuse it.
+    #[default]
+    Refuse,
+    /// Run it: the caller promises that programs store to disjoint elements.
+    Promised,
+    /// Run it over tensors that nobody else has: on the CPU looking for races, of which the first stops it; on a
+    /// GPU, where a race leaves one of the stored values.
+    Watch,
+}
+
+/// How a kernel is to be launched.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     /// Look for races while running, instead of asking for a proof.
     pub check_races: bool,
-    /// The caller promises that programs store to disjoint elements.
-    pub unproved: bool,
+    /// What to do where stores are not proved disjoint.
+    pub unproved: Unproved,
+    /// Evaluate the kernel's checks.
+    pub checked: bool,
 }
 
 pub(super) fn allowed_dtypes(kernel: &KernelDef, name: &str) -> String {
@@ -57,7 +72,7 @@ pub(crate) struct Launched {
 
 impl Request<'_> {
     /// Checks everything that can be known before the kernel is compiled.
-    fn check(&self, device: &Device) -> Result<Bindings, LaunchError> {
+    fn check(&self, device: &Device) -> Result<Instance, LaunchError> {
         let Request { kernel, args, config, dtypes, grid, options } = *self;
         check_grid(kernel, grid)?;
         check_config(kernel, config)?;
@@ -71,29 +86,31 @@ impl Request<'_> {
     pub fn run(&self, device: &Device) -> Result<(), LaunchError> {
         match device.0 {
             Inner::Cpu => {
-                let bindings = self.check(device)?;
-                run_on_cpu(self.kernel, self.args, &bindings, self.grid, self.options)
+                let Instance { bindings, is_proved } = self.check(device)?;
+                let watch = self.options.unproved == Unproved::Watch && !is_proved;
+                let options = Options { check_races: self.options.check_races || watch, ..self.options };
+                run_on_cpu(self.kernel, self.args, &bindings, self.grid, options)
             }
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => self.run_in(gpu.default_stream()).map(drop),
         }
     }
 
-    /// Checks everything and asks a stream to run the kernel.
+    /// Checks everything and asks a stream to run the kernel; with its checks, waits for it.
     #[cfg(feature = "cuda")]
     pub fn run_in(&self, stream: &cuda::Stream) -> Result<Launched, LaunchError> {
         let device = stream.device();
         let (gpu, bindings) = (cuda::Gpu::of(&device, "a launch")?, self.check_for_gpu(&device)?);
         let args = device_arguments(self.kernel, self.args, &bindings)?;
         let facts: Vec<_> = args.iter().filter_map(cuda::Arg::facts).collect();
-        let loaded = gpu.load(self.kernel, &bindings, self.config, &facts)?;
+        let loaded = gpu.load(self.kernel, &bindings, self.config, &facts, self.options.checked)?;
         cuda::launch(self.kernel.name, &loaded, self.grid, &args, stream)?;
         let instance = self.kernel.instance(&bindings);
         let unproved_axes = instance.unproved.iter().fold(0, |axes, unproved| axes | 1 << unproved.axis);
         Ok(Launched { loaded, unproved_axes })
     }
 
-    /// Checks everything, compiles and loads the kernel.
+    /// Checks everything, compiles and loads the kernel, without its checks.
     #[cfg(feature = "cuda")]
     pub fn prepare(&self, device: &Device) -> Result<cuda::Prepared, LaunchError> {
         let (gpu, bindings) = (cuda::Gpu::of(device, "a prepared launch")?, self.check_for_gpu(device)?);
@@ -105,7 +122,7 @@ impl Request<'_> {
     fn check_for_gpu(&self, device: &Device) -> Result<Bindings, LaunchError> {
         match self.options.check_races {
             true => Err(LaunchError::RacesOnGpu { kernel: self.kernel.name }),
-            false => self.check(device),
+            false => self.check(device).map(|instance| instance.bindings),
         }
     }
 }
@@ -143,6 +160,13 @@ fn check_locations(
     Ok(())
 }
 
+/// A kernel with its parameters bound.
+struct Instance {
+    bindings: Bindings,
+    /// No two programs of the grid store to one element.
+    is_proved: bool,
+}
+
 /// Checks the kernel with its parameters bound, and that its stores are disjoint unless the options waive it.
 fn check_instance(
     kernel: &'static KernelDef,
@@ -150,7 +174,7 @@ fn check_instance(
     dtypes: &IndexMap<String, DType>,
     grid: [usize; 3],
     options: Options,
-) -> Result<Bindings, LaunchError> {
+) -> Result<Instance, LaunchError> {
     let known = |name: &String| kernel.ast().dtype_params.iter().any(|p| p.name == *name);
     let bindings = Bindings {
         consts: config.consts.clone(),
@@ -164,10 +188,11 @@ fn check_instance(
     }
     let unproved = instance.unproved.iter().filter(|u| grid[u.axis] > 1);
     let diagnostics: Vec<_> = unproved.map(|u| Diagnostic::new(u.span, u.reason.clone())).collect();
-    if !diagnostics.is_empty() && !options.check_races && !options.unproved {
+    let is_proved = diagnostics.is_empty();
+    if !is_proved && !options.check_races && options.unproved == Unproved::Refuse {
         return Err(LaunchError::StoresNotProved { kernel: kernel.name, diagnostics, files: files() });
     }
-    Ok(bindings)
+    Ok(Instance { bindings, is_proved })
 }
 
 /// The arguments as a compiled kernel takes them.

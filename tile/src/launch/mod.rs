@@ -15,7 +15,7 @@ use tile_lang::{Config, DType};
 
 pub use argument::Argument;
 pub(crate) use argument::reach;
-pub(crate) use check::{Options, Request};
+pub(crate) use check::{Options, Request, Unproved};
 pub use on_cpu::EagerCall;
 
 /// The configuration type that `#[tile_kernel]` makes: one field a const parameter and launch option.
@@ -69,13 +69,14 @@ pub struct Launch<'a, C, const ARGS: usize, const DTYPES: usize> {
     grid: Option<[usize; 3]>,
     config: Option<C>,
     check_races: bool,
+    checked: bool,
 }
 
 impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, ARGS, DTYPES> {
     /// For the macro's use.
     #[doc(hidden)]
     pub fn new(args: [Argument<'a>; ARGS], dtypes: [(&'static str, DType); DTYPES]) -> Self {
-        Launch { args, dtypes, grid: None, config: None, check_races: false }
+        Launch { args, dtypes, grid: None, config: None, check_races: false, checked: false }
     }
 
     /// How many programs to run along each axis.
@@ -97,6 +98,14 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
         self
     }
 
+    /// Evaluate the kernel's `check`s: where one does not hold, the launch, which then waits for the kernel, ends
+    /// with [`LaunchError::Kernel`], which names its line, the program and its message. Launches that do not ask
+    /// for it leave the checks out, and so do prepared ones.
+    pub fn checked(mut self, checked: bool) -> Self {
+        self.checked = checked;
+        self
+    }
+
     /// Runs the kernel. The CPU has run it when this returns; a GPU runs it after what was launched there before,
     /// and [`Device::synchronize`] or copying a tensor back waits for it. Tensors lie where the kernel runs.
     ///
@@ -105,7 +114,7 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
     /// not proved disjoint; when a program stops, with the kernel's line. The contents of the mutable tensors are
     /// unspecified after an error of a running program, and untouched after any other.
     pub fn launch(self, device: &Device) -> Result<(), LaunchError> {
-        self.run_with(device, false)
+        self.run_with(device, Unproved::Refuse)
     }
 
     /// Runs the kernel without a proof that programs store to disjoint elements.
@@ -116,7 +125,7 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
     /// # Errors
     /// As [`launch`](Self::launch), but for the proof.
     pub unsafe fn launch_unchecked(self, device: &Device) -> Result<(), LaunchError> {
-        self.run_with(device, true)
+        self.run_with(device, Unproved::Promised)
     }
 
     /// Asks a stream to run the kernel, on the stream's device; as [`launch`](Self::launch), which uses the
@@ -126,7 +135,7 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
     /// As [`launch`](Self::launch).
     #[cfg(feature = "cuda")]
     pub fn launch_on(self, stream: &cuda::Stream) -> Result<(), LaunchError> {
-        self.run_in(stream, false)
+        self.run_in(stream, Unproved::Refuse)
     }
 
     /// Asks a stream to run the kernel without a proof that programs store to disjoint elements.
@@ -138,7 +147,7 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
     /// As [`launch`](Self::launch), but for the proof.
     #[cfg(feature = "cuda")]
     pub unsafe fn launch_unchecked_on(self, stream: &cuda::Stream) -> Result<(), LaunchError> {
-        self.run_in(stream, true)
+        self.run_in(stream, Unproved::Promised)
     }
 
     /// Checks, compiles and loads the kernel for a GPU, to launch it often.
@@ -147,10 +156,10 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
     /// As [`launch`](Self::launch); [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device.
     #[cfg(feature = "cuda")]
     pub fn prepare(self, device: &Device) -> Result<cuda::Prepared, LaunchError> {
-        self.request(false, |request| request.prepare(device))
+        self.request(Unproved::Refuse, |request| request.prepare(device))
     }
 
-    fn run_with(self, device: &Device, unproved: bool) -> Result<(), LaunchError> {
+    fn run_with(self, device: &Device, unproved: Unproved) -> Result<(), LaunchError> {
         match device.0 {
             Inner::Cpu => self.request(unproved, |request| request.run(device)),
             #[cfg(feature = "cuda")]
@@ -160,13 +169,15 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
 
     /// Asks a stream to run the kernel: the short way when this thread launched its like before.
     #[cfg(feature = "cuda")]
-    fn run_in(self, stream: &cuda::Stream, unproved: bool) -> Result<(), LaunchError> {
+    fn run_in(self, stream: &cuda::Stream, unproved: Unproved) -> Result<(), LaunchError> {
         let (kernel, config) = (C::kernel(), self.config.unwrap_or_default());
         let grid = self.grid.ok_or(LaunchError::NoGrid { kernel: kernel.name })?;
-        let key = again::key(&config, &self.dtypes, &self.args, stream).filter(|_| !self.check_races);
+        let key = again::key(&config, &self.dtypes, &self.args, stream)
+            .filter(|_| !self.check_races && !self.checked);
         let known = key.as_ref().and_then(again::find);
         if let Some(known) = known
-            && let Some(launched) = again::launch(kernel, &known, &self.args, grid, unproved, stream)
+            && let Some(launched) =
+                again::launch(kernel, &known, &self.args, grid, unproved != Unproved::Refuse, stream)
         {
             return launched;
         }
@@ -179,12 +190,12 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
 
     fn request<R>(
         self,
-        unproved: bool,
+        unproved: Unproved,
         run: impl FnOnce(Request<'_>) -> Result<R, LaunchError>,
     ) -> Result<R, LaunchError> {
         let kernel = C::kernel();
         let grid = self.grid.ok_or(LaunchError::NoGrid { kernel: kernel.name })?;
-        let options = Options { check_races: self.check_races, unproved };
+        let options = Options { check_races: self.check_races, unproved, checked: self.checked };
         let config = self.config.unwrap_or_default().to_config();
         let dtypes = self.dtypes.iter().map(|(name, dtype)| ((*name).to_owned(), *dtype)).collect();
         run(Request { kernel, args: &self.args, config: &config, dtypes: &dtypes, grid, options })

@@ -19,6 +19,7 @@ pub struct EagerCall<'a> {
     consts: &'a IndexMap<String, i64>,
     dtypes: &'a IndexMap<String, DType>,
     grid: [usize; 3],
+    checked: bool,
 }
 
 impl EagerCall<'_> {
@@ -60,6 +61,7 @@ impl EagerCall<'_> {
         let extents = |values: &[usize]| values.try_into().expect("the launch checked the ranks");
         View {
             base: tensor.base,
+            origin: 0,
             shape: extents(tensor.shape),
             strides: extents(tensor.strides),
             shadow: self.shadows[index].as_ref().map(NonNull::from),
@@ -88,7 +90,7 @@ impl EagerCall<'_> {
 
     /// Runs the body once for each program.
     pub fn run(&self, body: impl Fn() + Sync) -> Result<(), LaunchError> {
-        eager::run_grid(self.kernel.name, self.grid, body)
+        eager::run_grid(self.kernel.name, self.grid, self.checked, body)
     }
 }
 
@@ -112,6 +114,6 @@ pub(super) fn run_on_cpu(
         })
         .collect();
     let Bindings { consts, dtypes } = bindings;
-    let call = EagerCall { kernel, args, shadows: &shadows, consts, dtypes, grid };
+    let call = EagerCall { kernel, args, shadows: &shadows, consts, dtypes, grid, checked: options.checked };
     (kernel.eager)(&call)
 }

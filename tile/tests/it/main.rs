@@ -10,3 +10,4 @@ mod language;
 mod matmul;
 mod operations;
 mod races;
+mod views;

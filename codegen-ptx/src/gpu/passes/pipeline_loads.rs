@@ -22,8 +22,8 @@ use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, Region, RegionLike, Type, ValueLike};
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, erase, is_tile, move_before, name_of, nested_ops,
-    operands_of, ops_of, replace_uses, results_of, set_attr, type_of,
+    Blk, Op, Val, args_of, blocks_of, defining_op, erase, is_tile, is_unused, move_before, name_of,
+    nested_ops, operands_of, ops_of, replace_uses, results_of, root_view, set_attr, type_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -37,7 +37,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
     let written: Vec<Val> = nested_ops(module.function())
         .into_iter()
         .filter_map(|op| match GpuOp::of(op) {
-            Some(GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. }) => Some(view),
+            Some(GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. }) => Some(root_view(view)),
             _ => None,
         })
         .collect();
@@ -46,7 +46,8 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         let body = blocks_of(op)[0];
         let (mut ready, mut fixed) = (Vec::new(), 0);
         for copy in copies(body) {
-            let address = address(&copy, body).filter(|_| !written.contains(&copy.view));
+            let fixed_source = !written.contains(&root_view(copy.view));
+            let address = address(&copy, body, &written).filter(|_| fixed_source);
             match address {
                 Some(address) => ready.push((copy, address)),
                 None => fixed += 1,
@@ -112,8 +113,9 @@ fn copies<'c>(block: Blk<'c>) -> Vec<Copy<'c>> {
 }
 
 /// The operations of the loop's body that a copy's address is computed by, in order; none when it depends on what
-/// the loop carries or reads.
-fn address<'c>(copy: &Copy<'c>, body: Blk<'c>) -> Option<Vec<Op<'c>>> {
+/// the loop carries, or reads from a tensor that the kernel writes. Single elements of other tensors, such as the
+/// pages of a cache, are read ahead with the address: only for iterations there are, and inside their tensor.
+fn address<'c>(copy: &Copy<'c>, body: Blk<'c>, written: &[Val<'c>]) -> Option<Vec<Op<'c>>> {
     let variable = args_of(body)[0];
     let mut slice: Vec<Op<'c>> = Vec::new();
     let mut pending = operands_of(copy.copy);
@@ -129,8 +131,11 @@ fn address<'c>(copy: &Copy<'c>, body: Blk<'c>) -> Option<Vec<Op<'c>>> {
             continue;
         }
         let name = name_of(op);
-        let pure = name.starts_with("arith.")
-            || matches!(name.as_str(), "tile.dim" | "tile.program_id" | "tile.num_programs");
+        let pure = match name.as_str() {
+            "tile.dim" | "tile.program_id" | "tile.num_programs" | "tile.slice" | "tile.cast" => true,
+            "tile.at" => !written.contains(&root_view(operands_of(op)[0])),
+            _ => name.starts_with("arith."),
+        };
         if !pure || results_of(op).into_iter().any(|r| is_tile(type_of(r))) {
             return None;
         }
@@ -238,9 +243,12 @@ fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mu
         ahead = top.same("arith.addi", &[ahead, step]);
     }
     start_if_any(&top, &copies, [variable, ahead, high, written]);
-    for (copy, _) in copies {
+    for (copy, address) in copies {
         use_slot(body, copy.smem, slot);
         for op in copy.before.into_iter().chain([copy.after, copy.wait, copy.commit, copy.copy]) {
+            erase(op);
+        }
+        for op in address.into_iter().rev().filter(|op| results_of(*op).into_iter().all(is_unused)) {
             erase(op);
         }
     }

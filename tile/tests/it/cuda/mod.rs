@@ -8,6 +8,7 @@ mod soak;
 mod streams;
 
 use crate::matmul::{matmul, noise};
+use crate::views::{outside, unpack};
 use std::io::Write;
 use tile::device::DeviceKind;
 use tile::prelude::*;
@@ -179,4 +180,31 @@ fn launches_run_one_after_another() {
     launch(10);
     println!("a launch of one tensor takes the caller {:.2} us on {}", launch(500), device.name());
     assert_eq!(y.to_vec(), [510; 1000]);
+}
+
+#[test]
+fn single_elements_slices_and_checks() {
+    let Some(device) = gpu("single_elements_slices_and_checks") else { return };
+    let packed = TensorBuf::<f16, 2>::from_fn([9, 5], |[i, j]| f16::from_f32((10 * i + j) as f32));
+    let factors = TensorBuf::from_vec([2], vec![f16::ONE, f16::from_f32(2.0)]).unwrap();
+    let run = |starts: [i32; 3], device: &Device, checked: bool| {
+        let starts = TensorBuf::from_vec([3], starts.to_vec()).unwrap().to_device(device)?;
+        let (packed, factors) = (packed.to_device(device)?, factors.to_device(device)?);
+        let mut out = TensorBuf::full([2, 6, 3], -1.0).to_device(device)?;
+        unpack(&packed, &starts, &factors, &mut out).grid(2).checked(checked).launch(device)?;
+        Ok::<_, LaunchError>(out.to_vec())
+    };
+    for starts in [[1, 3, 8], [8, 20, 20], [0, 4, 3]] {
+        assert_eq!(run(starts, &device, false), run(starts, &Device::cpu(), false), "{starts:?}");
+    }
+    assert_eq!(run([1, 3, 8], &device, true), run([1, 3, 8], &Device::cpu(), true));
+    // The context stays usable after a check has failed.
+    for starts in [[0, 4, 3], [0, 9, 9], [0, 4, 3]] {
+        let found = run(starts, &device, true).unwrap_err().to_string();
+        assert_eq!(found, run(starts, &Device::cpu(), true).unwrap_err().to_string());
+    }
+    let x = TensorBuf::from_vec([2], vec![3, 4]).unwrap().to_device(&device).unwrap();
+    let mut y = TensorBuf::zeros([3]).to_device(&device).unwrap();
+    outside(&x, &mut y).grid(3).launch(&device).unwrap();
+    assert_eq!(y.to_vec(), [300, 400, 0]);
 }

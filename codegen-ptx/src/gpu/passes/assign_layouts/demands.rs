@@ -234,6 +234,9 @@ impl<'c> Walk<'_, 'c> {
             TileOp::ProgramId { .. }
             | TileOp::NumPrograms { .. }
             | TileOp::Dim { .. }
+            | TileOp::At { .. }
+            | TileOp::Slice { .. }
+            | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 return;
             }

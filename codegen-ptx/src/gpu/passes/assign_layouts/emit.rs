@@ -264,6 +264,9 @@ impl<'c> Emitter<'_, 'c> {
             TileOp::ProgramId { .. }
             | TileOp::NumPrograms { .. }
             | TileOp::Dim { .. }
+            | TileOp::At { .. }
+            | TileOp::Slice { .. }
+            | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 unreachable!("an operation on scalars or elements")
             }

@@ -6,9 +6,10 @@ use melior::ir::ValueLike;
 use melior::ir::operation::OperationLike;
 use std::collections::HashMap;
 use tile_ir::context::Place;
+use tile_ir::passes::{Effect, effect};
 use tile_ir::types::{
     Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, is_tile, name_of, operands_of, ops_of,
-    results_of, shape_of, type_of, view_of,
+    results_of, root_view, shape_of, type_of, view_of,
 };
 use tile_ir::{Module, TileOp};
 use tile_lang::DType;
@@ -141,20 +142,16 @@ impl<'c> Graph<'c> {
 
     /// True when the kernel both reads and writes a tensor, so that threads may see each other's elements.
     pub fn is_updated(&self, view: Val<'c>) -> bool {
+        let root = root_view(view);
         let mut touched = [false; 2];
-        for used in self.uses(view) {
-            match self.kind(used.op) {
-                Kind::Tile(TileOp::Load { .. } | TileOp::Gather { .. }) => touched[0] = true,
-                Kind::Tile(TileOp::Store { .. } | TileOp::Scatter { .. }) => touched[1] = true,
+        for (op, ..) in &self.ops {
+            match effect(*op) {
+                Effect::Read(view) if view == root => touched[0] = true,
+                Effect::Write(view) if view == root => touched[1] = true,
                 _ => {}
             }
         }
         touched == [true; 2]
-    }
-
-    /// The number of a tensor argument.
-    pub fn view_number(&self, view: Val<'c>) -> Option<usize> {
-        self.views.iter().position(|v| *v == view)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::graph::{Graph, Key, Kind, carried, key, op_key, tile_of};
 use super::products::Products;
 use super::{LayoutId, Layouts, PassContext};
+use crate::gpu::facts::TensorFacts;
 use crate::layout::{LinearLayout, blocked};
 use std::collections::HashMap;
 use tile_ir::TileOp;
@@ -50,7 +51,7 @@ pub(super) fn elem_bytes(dtype: DType) -> usize {
 /// The widest access to blocks of a view.
 pub(super) fn vec_bytes(graph: &Graph, view: Val, shape: &[usize], dtype: DType, cx: &PassContext) -> usize {
     let bytes = elem_bytes(dtype);
-    graph.view_number(view).map_or(bytes, |n| cx.facts[n].vec_bytes(shape, bytes))
+    TensorFacts::of_view(&cx.facts, &graph.views, view).map_or(bytes, |f| f.vec_bytes(shape, bytes))
 }
 
 /// Spreads layouts forward until nothing changes.
