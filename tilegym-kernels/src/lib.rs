@@ -12,6 +12,8 @@ mod products;
 mod rows;
 
 pub use gated::GatedContract;
+pub use kernels::decode_attention::{decode_attention, decode_merge, num_splits};
+pub use kernels::decode_attention_contract::DecodeAttentionContract;
 pub use kernels::fmha::{FmhaContract, fmha};
 pub use kernels::gelu_and_mul::{GELU_AND_MUL, gelu_and_mul};
 pub use kernels::layer_norm::{LayerNormContract, layer_norm};

@@ -1,5 +1,7 @@
 //! One file a kernel: the function, its contract, its reference.
 
+pub mod decode_attention;
+pub mod decode_attention_contract;
 pub mod fmha;
 pub mod gelu_and_mul;
 pub mod layer_norm;

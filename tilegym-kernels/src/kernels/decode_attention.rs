@@ -1,0 +1,209 @@
+//! Decode attention: one query token a sequence over its cached keys and values.
+
+use tile::prelude::*;
+
+/// `out = softmax(scale q kᵀ) v` for one query token a sequence, over the keys in a cache.
+///
+/// The query heads that share a kv head are the rows of one tile, so that the cache is read once for all of them.
+/// The keys of a sequence are split into `NUM_SPLITS` runs of whole tiles, each a program; with more than one,
+/// `out` and `lse` hold a part for each and [`decode_merge`] joins them. One pass over a program's keys with the
+/// online softmax of Milakov and Gimelshein (2018), as in [`fmha`](crate::fmha); splitting the keys follows
+/// Flash-Decoding (Dao et al., 2023).
+///
+/// A sequence without keys gives zeros, and `-inf` in `lse`. What the cache holds beyond a sequence's length has
+/// no influence, whatever it is. With `PAGED`, the keys of a sequence are in the pages that its row of `table`
+/// names, `PAGE` to a page; otherwise in one run, and `table` is not read.
+///
+/// # Shapes
+/// q `[batch, kv_heads, group, HEAD_DIM]`, the query heads by the kv head they share; k, v
+/// `[pages, PAGE, kv_heads, HEAD_DIM]`, or `[batch, keys, kv_heads, HEAD_DIM]` unless `PAGED` (strides are free, so
+/// that a cache with another order of dimensions is a view); lengths `[batch]`; table `[batch, pages of a
+/// sequence]`; k_scale, v_scale `[kv_heads]` or `[1]`, what an element of the cache is multiplied with; out
+/// `[batch, kv_heads, group, NUM_SPLITS * HEAD_DIM]`; lse `[batch, kv_heads, group, NUM_SPLITS]`, the natural
+/// logarithm of the sum of the exponentials. `TILE_G` is at least group; `TILE_N` divides `PAGE`.
+/// # Grid
+/// `[kv_heads, batch, NUM_SPLITS]`
+/// # Dtypes
+/// q `T`, f16 | bf16; k, v `C`, the same or f8E4M3FN; `M`, in which both products are made: `T`, or f16 over
+/// f8E4M3FN, which it holds exactly (a query beyond 65504 then overflows); out `O`, `T` or f32
+#[tile_kernel(tune(
+    TILE_N in [32, 16, 64, 128],
+    NUM_SPLITS in [1, 2, 4, 8, 16, 32, 64],
+    num_warps in [1, 2, 4],
+    num_stages in [3, 2, 4],
+    occupancy in [4, 2, 1]
+    where TILE_N <= PAGE, TILE_N >= 16 * num_warps
+))]
+pub fn decode_attention<
+    T: Float,
+    C: Element,
+    M: Float,
+    O: Float,
+    const HEAD_DIM: usize,
+    const TILE_G: usize,
+    const TILE_N: usize,
+    const NUM_SPLITS: usize,
+    const PAGE: usize,
+    const PAGED: bool,
+>(
+    q: Tensor<T, 4>,
+    k: Tensor<C, 4>,
+    v: Tensor<C, 4>,
+    lengths: Tensor<i32, 1>,
+    table: Tensor<i32, 2>,
+    k_scale: Tensor<f32, 1>,
+    v_scale: Tensor<f32, 1>,
+    out: TensorMut<O, 4>,
+    lse: TensorMut<f32, 4>,
+    scale: f32,
+) {
+    let kv_head = program_id(0);
+    let batch = program_id(1);
+    let split = program_id(2);
+    let capacity = if PAGED { table.dim(1) * PAGE } else { k.dim(1) };
+    let asked = lengths.at([batch]);
+    check(asked >= 0, "a length is negative");
+    check(asked <= capacity as i32, "a length is beyond the cache");
+    let length = (asked.max(0) as usize).min(capacity);
+    let blocks = cdiv(length, TILE_N);
+    let share = cdiv(blocks, NUM_SPLITS);
+    let first = split * share;
+    let scale_log2 = scale * std::f32::consts::LOG2_E * k_scale.at([kv_head % k_scale.dim(0)]);
+    let out_scale = v_scale.at([kv_head % v_scale.dim(0)]);
+
+    let queries = q.load([batch, kv_head, 0, 0], [1, 1, TILE_G, HEAD_DIM]).reshape([TILE_G, HEAD_DIM]);
+    let queries = queries.cast::<M>();
+    let mut row_max = full::<f32>([TILE_G, 1], f32::NEG_INFINITY);
+    let mut row_sum = zeros::<f32>([TILE_G, 1]);
+    let mut acc = zeros::<f32>([TILE_G, HEAD_DIM]);
+    for j in first..(first + share).min(blocks) {
+        // Where the tile's keys are: a page, the tile in it, and how many keys the page has.
+        let ordinal = if PAGED { j / (PAGE / TILE_N) } else { 0 };
+        let page = if PAGED { table.at([batch, ordinal]) as usize } else { batch };
+        let block = if PAGED { j % (PAGE / TILE_N) } else { j };
+        let here = if PAGED { length - ordinal * PAGE } else { length };
+        check(page < k.dim(0), "a page index is out of range");
+        let shape = [1, TILE_N, 1, HEAD_DIM];
+        let keys = k.slice(1, 0, here).load([page, block, kv_head, 0], shape).reshape([TILE_N, HEAD_DIM]);
+        let dots = mma(queries, keys.cast::<M>().t(), zeros::<f32>([TILE_G, TILE_N]));
+        let places = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
+        let hidden = full::<f32>([TILE_G, TILE_N], f32::NEG_INFINITY);
+        let scores = select(places.lt(length as i32), dots * scale_log2, hidden);
+
+        let new_max = maximum(row_max, scores.reduce_max(1));
+        // With a maximum of -inf every weight is to be 0, and -inf less -inf is not.
+        let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([TILE_G, 1]), new_max);
+        let weights = (scores - base).exp2();
+        let rescale = (row_max - base).exp2();
+        row_sum = row_sum * rescale + weights.reduce_sum(1);
+        let values = v.slice(1, 0, here).load([page, block, kv_head, 0], shape).reshape([TILE_N, HEAD_DIM]);
+        acc = mma(weights.cast::<M>(), values.cast::<M>(), acc * rescale);
+        row_max = new_max;
+    }
+    let empty = row_sum.eq(0.0);
+    let total = select(empty, full::<f32>([TILE_G, 1], 1.0), row_sum);
+    let result = (acc * out_scale / total).cast::<O>();
+    out.store([batch, kv_head, 0, split], result.reshape([1, 1, TILE_G, HEAD_DIM]));
+    let nothing = full::<f32>([TILE_G, 1], f32::NEG_INFINITY);
+    let log_sum = select(empty, nothing, row_max * std::f32::consts::LN_2 + total.log());
+    lse.store([batch, kv_head, 0, split], log_sum.reshape([1, 1, TILE_G, 1]));
+}
+
+/// Joins the parts of [`decode_attention`]: their mean, weighted with the exponentials of their `lse`.
+///
+/// Parts of no keys, which have `-inf` there, count nothing; a row of only such gives zeros and `-inf`.
+///
+/// # Shapes
+/// parts `[batch, kv_heads, group, splits * HEAD_DIM]`; parts_lse `[batch, kv_heads, group, splits]`; out
+/// `[batch, kv_heads, group, HEAD_DIM]`; lse `[batch, kv_heads, group, 1]`
+/// # Grid
+/// `[group, kv_heads, batch]`
+/// # Dtypes
+/// f32 parts; out f16 | bf16 | f32
+#[tile_kernel(tune(TILE_S in [16, 4, 8, 32, 64], num_warps in [4, 1, 2], num_stages in [1], occupancy in [4]))]
+pub fn decode_merge<T: Float, const HEAD_DIM: usize, const TILE_S: usize>(
+    parts: Tensor<f32, 4>,
+    parts_lse: Tensor<f32, 4>,
+    out: TensorMut<T, 4>,
+    lse: TensorMut<f32, 4>,
+) {
+    let (row, kv_head, batch) = (program_id(0), program_id(1), program_id(2));
+    let splits = parts_lse.dim(3);
+    let mut max = full::<f32>([1, 1], f32::NEG_INFINITY);
+    let mut sum = zeros::<f32>([1, 1]);
+    let mut acc = zeros::<f32>([1, HEAD_DIM]);
+    for s in 0..cdiv(splits, TILE_S) {
+        let part = parts.load([batch, kv_head, row, s], [1, 1, 1, TILE_S * HEAD_DIM]).reshape([TILE_S, HEAD_DIM]);
+        let logs = parts_lse.load([batch, kv_head, row, s], [1, 1, 1, TILE_S]).reshape([TILE_S, 1]);
+        let places = (iota(TILE_S) + (s * TILE_S) as i32).expand_dims(1);
+        let logs = select(places.lt(splits as i32), logs, full::<f32>([TILE_S, 1], f32::NEG_INFINITY));
+
+        let new_max = maximum(max, logs.reduce_max(0));
+        let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([1, 1]), new_max);
+        let weights = (logs - base).exp();
+        let rescale = (max - base).exp();
+        sum = sum * rescale + weights.reduce_sum(0);
+        acc = acc * rescale + (part * weights).reduce_sum(0);
+        max = new_max;
+    }
+    let empty = sum.eq(0.0);
+    let total = select(empty, ones::<f32>([1, 1]), sum);
+    out.store([batch, kv_head, row, 0], (acc / total).cast::<T>().reshape([1, 1, 1, HEAD_DIM]));
+    let log_sum = select(empty, full::<f32>([1, 1], f32::NEG_INFINITY), max + total.log());
+    lse.store([batch, kv_head, row, 0], log_sum.reshape([1, 1, 1, 1]));
+}
+
+/// Tiles of keys that a program should have at least: below, starting it costs more than what it saves.
+const LEAST_BLOCKS: usize = 4;
+
+/// Into how many runs to split the keys of each sequence.
+///
+/// Reading the cache takes a few programs on every SM: `ctas_per_sm` of them, as many as fit side by side. Where
+/// `batch * kv_heads` programs are fewer, the keys are split just so far that all of them still run at once, as
+/// the planners of FlashInfer and FlashAttention do; but no run is shorter than a few tiles of `tile_n` keys, and
+/// none is empty for the longest sequence of `seq_k` keys. Where there are programs enough, 1: no parts to merge.
+///
+/// The result is one of 1, 2, 3, 4, 6, 8, 12, 16, ..: a kernel is compiled for each number, and lengths that grow
+/// by a token at a time should meet few.
+pub fn num_splits(
+    sms: usize,
+    ctas_per_sm: usize,
+    batch: usize,
+    kv_heads: usize,
+    seq_k: usize,
+    tile_n: usize,
+) -> usize {
+    let programs = (batch * kv_heads).max(1);
+    let room = sms * ctas_per_sm / programs;
+    let blocks = seq_k.div_ceil(tile_n);
+    let wanted = room.min(blocks / LEAST_BLOCKS).max(1);
+    let power = 1 << wanted.ilog2();
+    if wanted >= power + power / 2 { power + power / 2 } else { power }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_split_where_there_are_few_sequences() {
+        // Enough sequences and heads to fill the machine.
+        assert_eq!(num_splits(132, 4, 64, 8, 4096, 64), 1);
+        assert_eq!(num_splits(132, 4, 1000, 8, 4096, 64), 1);
+        // One sequence: as many programs as fit at once, as long as there are keys for them.
+        assert_eq!(num_splits(132, 4, 1, 8, 131_072, 64), 64);
+        assert_eq!(num_splits(132, 4, 1, 8, 8192, 64), 32);
+        assert_eq!(num_splits(132, 4, 16, 4, 2317, 64), 8);
+        // Hardly any keys, or none.
+        assert_eq!(num_splits(132, 4, 1, 1, 100, 64), 1);
+        assert_eq!(num_splits(132, 4, 1, 1, 0, 64), 1);
+        assert_eq!(num_splits(132, 4, 0, 0, 0, 64), 1);
+    }
+
+    #[test]
+    fn few_numbers_of_splits_occur() {
+        let mut found: Vec<usize> = (0..200_000).step_by(100).map(|n| num_splits(132, 4, 1, 1, n, 64)).collect();
+        found.dedup();
+        assert!(found.is_sorted() && found.len() <= 20, "{found:?}");
+    }
+}
