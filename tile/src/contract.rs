@@ -345,15 +345,32 @@ fn split_mix(state: &mut u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Frobenius norm of `found - reference` over that of `reference`; NaN where either holds one the other lacks.
+/// Frobenius norm of `found - reference` over that of `reference`; NaN where either holds one the other lacks, or
+/// an infinity.
 pub fn relative_error(found: &[f64], reference: &[f64]) -> f64 {
     let (mut difference, mut norm) = (0.0, 0.0);
     for (&f, &r) in found.iter().zip(reference) {
-        if f.is_nan() && r.is_nan() {
+        if (f.is_nan() && r.is_nan()) || (f.is_infinite() && f == r) {
             continue;
         }
         difference += (f - r) * (f - r);
         norm += r * r;
     }
     if norm == 0.0 { difference.sqrt() } else { (difference / norm).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_relative_and_equal_infinities_are_none() {
+        assert_eq!(relative_error(&[3.0, 5.0], &[3.0, 4.0]), 0.2);
+        assert_eq!(relative_error(&[f64::NAN, 1.0], &[f64::NAN, 1.0]), 0.0);
+        assert_eq!(relative_error(&[f64::NEG_INFINITY, 1.0], &[f64::NEG_INFINITY, 1.0]), 0.0);
+        for (found, reference) in [(f64::INFINITY, f64::NEG_INFINITY), (1.0, f64::INFINITY), (f64::NAN, 1.0)]
+        {
+            assert!(relative_error(&[found, 1.0], &[reference, 1.0]).is_nan(), "{found} {reference}");
+        }
+    }
 }

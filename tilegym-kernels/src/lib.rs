@@ -14,6 +14,7 @@ mod rows;
 pub use gated::GatedContract;
 pub use kernels::decode_attention::{decode_attention, decode_merge, num_splits};
 pub use kernels::decode_attention_contract::DecodeAttentionContract;
+pub use kernels::decode_attention_host::{CacheElement, DecodeAttention, DecodeError, DecodeSizes, KvCache};
 pub use kernels::fmha::{FmhaContract, fmha};
 pub use kernels::gelu_and_mul::{GELU_AND_MUL, gelu_and_mul};
 pub use kernels::layer_norm::{LayerNormContract, layer_norm};

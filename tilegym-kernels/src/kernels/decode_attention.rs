@@ -83,8 +83,10 @@ pub fn decode_attention<
         let block = if PAGED { j % (PAGE / TILE_N) } else { j };
         let here = if PAGED { length - ordinal * PAGE } else { length };
         check(page < k.dim(0), "a page index is out of range");
-        let shape = [1, TILE_N, 1, HEAD_DIM];
-        let keys = k.slice(1, 0, here).load([page, block, kv_head, 0], shape).reshape([TILE_N, HEAD_DIM]);
+        let keys = k
+            .slice(1, 0, here)
+            .load([page, block, kv_head, 0], [1, TILE_N, 1, HEAD_DIM])
+            .reshape([TILE_N, HEAD_DIM]);
         let dots = mma(queries, keys.cast::<M>().t(), zeros::<f32>([TILE_G, TILE_N]));
         let places = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
         let hidden = full::<f32>([TILE_G, TILE_N], f32::NEG_INFINITY);
@@ -96,7 +98,10 @@ pub fn decode_attention<
         let weights = (scores - base).exp2();
         let rescale = (row_max - base).exp2();
         row_sum = row_sum * rescale + weights.reduce_sum(1);
-        let values = v.slice(1, 0, here).load([page, block, kv_head, 0], shape).reshape([TILE_N, HEAD_DIM]);
+        let values = v
+            .slice(1, 0, here)
+            .load([page, block, kv_head, 0], [1, TILE_N, 1, HEAD_DIM])
+            .reshape([TILE_N, HEAD_DIM]);
         acc = mma(weights.cast::<M>(), values.cast::<M>(), acc * rescale);
         row_max = new_max;
     }
@@ -133,7 +138,8 @@ pub fn decode_merge<T: Float, const HEAD_DIM: usize, const TILE_S: usize>(
     let mut sum = zeros::<f32>([1, 1]);
     let mut acc = zeros::<f32>([1, HEAD_DIM]);
     for s in 0..cdiv(splits, TILE_S) {
-        let part = parts.load([batch, kv_head, row, s], [1, 1, 1, TILE_S * HEAD_DIM]).reshape([TILE_S, HEAD_DIM]);
+        let part =
+            parts.load([batch, kv_head, row, s], [1, 1, 1, TILE_S * HEAD_DIM]).reshape([TILE_S, HEAD_DIM]);
         let logs = parts_lse.load([batch, kv_head, row, s], [1, 1, 1, TILE_S]).reshape([TILE_S, 1]);
         let places = (iota(TILE_S) + (s * TILE_S) as i32).expand_dims(1);
         let logs = select(places.lt(splits as i32), logs, full::<f32>([TILE_S, 1], f32::NEG_INFINITY));
@@ -202,7 +208,8 @@ mod tests {
 
     #[test]
     fn few_numbers_of_splits_occur() {
-        let mut found: Vec<usize> = (0..200_000).step_by(100).map(|n| num_splits(132, 4, 1, 1, n, 64)).collect();
+        let mut found: Vec<usize> =
+            (0..200_000).step_by(100).map(|n| num_splits(132, 4, 1, 1, n, 64)).collect();
         found.dedup();
         assert!(found.is_sorted() && found.len() <= 20, "{found:?}");
     }

@@ -53,7 +53,7 @@ const MAX_GROUP: usize = 64;
 /// Page sizes that there are configurations for.
 const PAGE_SIZES: [usize; 4] = [16, 32, 64, 128];
 /// SMs that the default number of splits fills: an H200's. A launch on a device asks the device.
-const DEFAULT_SMS: usize = 132;
+pub(crate) const DEFAULT_SMS: usize = 132;
 
 /// The sizes that the tensors' shapes come from.
 struct Sizes {
@@ -104,7 +104,7 @@ fn cache_dtypes(p: &Problem) -> (DType, DType) {
 }
 
 /// How many splits a configuration asks for.
-fn splits(config: &Config) -> usize {
+pub(crate) fn splits(config: &Config) -> usize {
     config.consts.get("NUM_SPLITS").map_or(1, |&splits| splits.max(1) as usize)
 }
 
@@ -135,7 +135,10 @@ impl Contract for DecodeAttentionContract {
             return size("head_dim", "decode_attention is written for head_dim 64 and 128".into());
         }
         if p.sizes["page_size"] != 0 && !PAGE_SIZES.iter().any(|&s| s as i64 == p.sizes["page_size"]) {
-            return size("page_size", "a page holds 16, 32, 64 or 128 keys; 0 is for a cache without pages".into());
+            return size(
+                "page_size",
+                "a page holds 16, 32, 64 or 128 keys; 0 is for a cache without pages".into(),
+            );
         }
         let kv_heads = p.size("kv_heads");
         if !p.size("heads").is_multiple_of(kv_heads) {
@@ -267,8 +270,7 @@ impl Contract for DecodeAttentionContract {
         let args = (0..INPUTS).chain(written).map(StepArg::Tensor);
         let args = args.chain(self.scalars(p).into_iter().map(StepArg::Scalar)).collect();
         let grid = self.grid(p, config);
-        let mut steps =
-            vec![Step { kernel: self.kernel(), config: config.clone(), bindings, grid, args }];
+        let mut steps = vec![Step { kernel: self.kernel(), config: config.clone(), bindings, grid, args }];
         if merged {
             let config = merge_config(splits(config));
             let mut consts = config.consts.clone();
@@ -348,17 +350,22 @@ impl Contract for DecodeAttentionContract {
     }
 
     fn default_config(&self, p: &Problem) -> Config {
-        let sizes = Sizes::of(p);
-        let tile_n = sizes.page.unwrap_or(32).min(32);
-        let splits = num_splits(DEFAULT_SMS, 4, sizes.batch, sizes.kv_heads, sizes.seq_k, tile_n);
-        let consts = [("TILE_N", tile_n as i64), ("NUM_SPLITS", splits as i64)];
-        let warps = if sizes.group > 16 { 2 } else { 1 };
-        crate::check::config(&consts, warps, 3, 4)
+        default_config(p, DEFAULT_SMS)
     }
 }
 
+/// The configuration to use on so many SMs before anything was tuned.
+pub(crate) fn default_config(p: &Problem, sms: usize) -> Config {
+    let sizes = Sizes::of(p);
+    let tile_n = sizes.page.unwrap_or(32).min(32);
+    let splits = num_splits(sms, 4, sizes.batch, sizes.kv_heads, sizes.seq_k, tile_n);
+    let consts = [("TILE_N", tile_n as i64), ("NUM_SPLITS", splits as i64)];
+    let warps = if sizes.group > 16 { 2 } else { 1 };
+    crate::check::config(&consts, warps, 3, 4)
+}
+
 /// The configuration of [`decode_merge`] for a number of splits.
-fn merge_config(splits: usize) -> Config {
+pub(crate) fn merge_config(splits: usize) -> Config {
     let tile_s = splits.next_power_of_two().min(16) as i64;
     crate::check::config(&[("TILE_S", tile_s)], 4, 1, 4)
 }

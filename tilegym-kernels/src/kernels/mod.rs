@@ -2,6 +2,7 @@
 
 pub mod decode_attention;
 pub mod decode_attention_contract;
+pub mod decode_attention_host;
 pub mod fmha;
 pub mod gelu_and_mul;
 pub mod layer_norm;

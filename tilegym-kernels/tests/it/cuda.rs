@@ -4,16 +4,16 @@
 
 use crate::support::{config, problem, run_on};
 use std::io::Write;
-use tile::Device;
-use tile::contract::{Contract, random_inputs, relative_error};
+use tile::contract::{Contract, Problem, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
+use tile::{Config, Device};
 use tilegym_kernels::{
     FmhaContract, GELU_AND_MUL, LayerNormContract, LinearContract, MatmulBatchedContract, MatmulContract,
     RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
 };
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
-fn gpu(test: &str) -> Option<Device> {
+pub fn gpu(test: &str) -> Option<Device> {
     let found = Device::cuda(0);
     if let Err(reason) = &found {
         // Not `eprintln`, which the harness captures.
@@ -26,16 +26,26 @@ fn agree(device: &Device, contract: &dyn Contract, sizes: &[(&str, i64)], consts
     for &dtype in contract.dtypes() {
         let problem = problem(contract, dtype, sizes);
         let config = config(contract, &problem, consts);
-        let inputs = random_inputs(contract, &problem, 11);
-        let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
-        let reference = contract.oracle(&problem, &widened);
-        let found = run_on(device, contract, &problem, &config, &inputs);
-        let tolerance = contract.tolerance(dtype, true);
-        for (found, reference) in found.iter().zip(&reference) {
-            let error = relative_error(found, reference);
-            assert!(error <= tolerance, "{problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}");
-            println!("{} {dtype} {sizes:?} {consts:?}: error {error:.2e}", contract.kernel().name);
-        }
+        agree_on(device, contract, &problem, &config, &random_inputs(contract, &problem, 11));
+    }
+}
+
+/// The device agrees with the reference within the contract's tolerance for tensor cores.
+pub fn agree_on(
+    device: &Device,
+    contract: &dyn Contract,
+    problem: &Problem,
+    config: &Config,
+    inputs: &[DynTensor],
+) {
+    let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
+    let reference = contract.oracle(problem, &widened);
+    let found = run_on(device, contract, problem, config, inputs);
+    let tolerance = contract.tolerance(problem.dtype, true);
+    for (found, reference) in found.iter().zip(&reference) {
+        let error = relative_error(found, reference);
+        assert!(error <= tolerance, "{problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}");
+        println!("{} {problem:?} {config:?}: error {error:.2e}", contract.kernel().name);
     }
 }
 

@@ -3,6 +3,7 @@
 mod agreement;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod decode_attention;
 mod resources;
 mod rows;
 mod support;

@@ -32,6 +32,15 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
             .into_iter()
             .flat_map(|dim| [0, 1].map(|causal| vec![("head_dim", dim), ("causal", causal)]))
             .collect(),
+        "decode_attention" => {
+            let caches = [(0, 0), (0, 64), (1, 16)];
+            let case = |dim| {
+                caches.map(|(f8, page)| {
+                    vec![("head_dim", dim), ("f8_cache", f8), ("page_size", page), ("batch", 1)]
+                })
+            };
+            [64, 128].into_iter().flat_map(case).collect()
+        }
         "matmul" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
         "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
         "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),

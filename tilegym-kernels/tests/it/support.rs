@@ -90,12 +90,16 @@ fn scalar(value: ScalarValue) -> Scalar {
 pub fn agree(contract: &dyn Contract, dtype: DType, sizes: &[(&str, i64)], consts: &[(&str, i64)]) {
     let problem = problem(contract, dtype, sizes);
     let config = config(contract, &problem, consts);
-    let inputs = random_inputs(contract, &problem, 7);
+    agree_on(contract, &problem, &config, &random_inputs(contract, &problem, 7));
+}
+
+/// Both ways of running agree with the reference within the contract's tolerance.
+pub fn agree_on(contract: &dyn Contract, problem: &Problem, config: &Config, inputs: &[DynTensor]) {
     let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
-    let reference = contract.oracle(&problem, &widened);
-    let eager = run_eager(contract, &problem, &config, &inputs);
-    let interpreted = run_interpreted(contract, &problem, &config, &inputs);
-    let tolerance = contract.tolerance(dtype, false);
+    let reference = contract.oracle(problem, &widened);
+    let eager = run_eager(contract, problem, config, inputs);
+    let interpreted = run_interpreted(contract, problem, config, inputs);
+    let tolerance = contract.tolerance(problem.dtype, false);
     for (how, found) in [("eager", eager), ("interpreted", interpreted)] {
         for (found, reference) in found.iter().zip(&reference) {
             let error = relative_error(found, reference);
