@@ -149,6 +149,8 @@ impl ConfigSource for Source {
         let Ok(problem) = contract.from_inputs(&found, &indexmap::IndexMap::new()) else { return Ok(None) };
         let chosen = self.choose(&Subject { contract, problem }, target);
         let failed = |e: TuneError| LaunchError::Tuning { kernel: kernel.name, message: e.to_string() };
+        // The order above ends here: what it chose for this target is refused on any other.
+        let chosen = chosen.map(|config| Config { tuned_for: Some(target.part), ..config });
         chosen.map(Some).map_err(failed)
     }
 }

@@ -21,6 +21,17 @@
 //! # Features
 //! `jit` (default): compile kernels to PTX in process; needs LLVM. Without it nothing here depends on LLVM.
 //! `cuda` (default): launch on GPUs. The driver is loaded at run time; nothing of CUDA is needed to build.
+//!
+//! # GPUs
+//! `Device::cuda(0)` in place of `Device::cpu()`, and tensors moved there (`to_device`), or made there
+//! (`TensorBuf::zeros_on`), or lent by whoever owns the memory (`TensorBuf::from_raw`). The module `cuda` has
+//! streams, events, graphs, prepared launches and buffers. Variables of the environment that launches read:
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `TILEWRIGHT_CACHE` | the folder for compiled kernels, or `off`; the user's cache folder if absent |
+//! | `TILEWRIGHT_CACHE_MIB` | what the folder may hold, 512 if absent |
+//! | `TILEWRIGHT_PTXAS` | the assembler to use, or `off` to leave it to the driver; looked for if absent |
 
 pub mod contract;
 #[cfg(feature = "cuda")]

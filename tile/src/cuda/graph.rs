@@ -14,7 +14,8 @@ use std::sync::Arc;
 /// Recorded work of one stream, ready to be replayed.
 ///
 /// Replays are ordered with everything else that uses the same tensors, as launches are. A graph's tensors stay
-/// where they are and alive; what they hold is read at each replay.
+/// where they are and alive; what they hold is read at each replay. Two threads that use a graph's tensors at the same
+/// time order their work themselves.
 ///
 /// ```no_run
 /// # use tile::{prelude::*, cuda::Stream};

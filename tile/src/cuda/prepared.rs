@@ -157,7 +157,8 @@ impl Gpu {
 
 /// A launch that is checked, compiled and bound to its tensors, to be repeated at the driver's own cost.
 ///
-/// It keeps the tensors' memory alive. Launches of it are ordered with everything else that uses the tensors.
+/// It keeps the tensors' memory alive. Launches of it are ordered with everything else that uses the tensors; two
+/// threads that use them at the same time order their work themselves.
 pub struct Prepared {
     gpu: &'static Gpu,
     kernel: &'static KernelDef,
