@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tile::tuning::{ConfigSource, InputDesc};
 // Linking the crate registers its kernels.
 use tilegym_kernels as _;
 
@@ -278,6 +279,28 @@ fn launches_find_their_configuration_in_the_documented_order() {
     choose(&source, 4095);
     let said = warnings.lock().expect("no panic");
     assert!(said.len() == 1 && said[0].contains("stale record"), "{said:?}");
+}
+
+/// What launches ask through: inputs in, a configuration out.
+#[test]
+fn a_launch_asks_with_its_inputs() {
+    let place = Place::new();
+    let source = Source::open(Some(&place.path("configs")), |_| {}).unwrap_or_else(|e| panic!("{e}"));
+    let kernel = find_contract(KERNEL).unwrap_or_else(|e| panic!("{e}")).kernel();
+    let shape = vec![256, 2, 1024];
+    let inputs = [InputDesc { name: "x", dtype: tile::DType::BF16, shape }];
+    let find = |device: &tile::Device| source.find(kernel, device, &inputs).unwrap_or_else(|e| panic!("{e}"));
+    // The CPU has no tables.
+    assert_eq!(find(&tile::Device::cpu()), None);
+    match tile::Device::cuda(0) {
+        Ok(device) => {
+            let config = find(&device).expect("the model has one, if no table does");
+            let wrong = [InputDesc { name: "x", dtype: tile::DType::BF16, shape: vec![3] }];
+            assert!(config.get("TILE_N").is_some());
+            assert_eq!(source.find(kernel, &device, &wrong).unwrap_or_else(|e| panic!("{e}")), None);
+        }
+        Err(reason) => skipped("a_launch_asks_with_its_inputs (its part on a GPU)", &reason.to_string()),
+    }
 }
 
 /// The sweep of a small problem on this machine's own GPU.
