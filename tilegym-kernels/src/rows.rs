@@ -26,6 +26,8 @@ const LONG_TILE: i64 = 4096;
 const LONGEST_KEPT: i64 = 16384;
 /// Elements of a block that the configuration used before tuning gives a thread.
 const THREAD_ELEMS: i64 = 32;
+/// Warps of all CTAs on an SM: each thread has 64 registers then, and enough loads are under way.
+const RESIDENT_WARPS: u32 = 32;
 
 /// Both sizes are at least 1.
 pub(crate) fn check(problem: &Problem) -> Result<(), ContractError> {
@@ -105,7 +107,12 @@ pub(crate) fn default_config(problem: &Problem) -> Config {
     let tile_n = if width <= LONGEST_KEPT { width } else { LONG_TILE };
     let rows = (1024 / tile_n).clamp(1, 8);
     let num_warps = (rows * tile_n / (32 * THREAD_ELEMS)).clamp(1, 16) as u32;
-    crate::check::config(&[("ROWS", rows), ("TILE_N", tile_n)], num_warps, 1, 2)
+    crate::check::config(
+        &[("ROWS", rows), ("TILE_N", tile_n)],
+        num_warps,
+        1,
+        (RESIDENT_WARPS / num_warps).min(8),
+    )
 }
 
 /// `ceil(rows / TILE_M) * ceil(columns / TILE_N)` programs, those of a row of blocks side by side.
