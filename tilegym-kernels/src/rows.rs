@@ -26,7 +26,7 @@ const LONG_TILE: i64 = 4096;
 const LONGEST_KEPT: i64 = 16384;
 /// Elements of a block that the configuration used before tuning gives a thread.
 const THREAD_ELEMS: i64 = 32;
-/// Warps of all CTAs on an SM: each thread has 64 registers then, and enough loads are under way.
+/// Warps of all CTAs on an SM that keep rows: each thread has 64 registers then, and enough loads are under way.
 const RESIDENT_WARPS: u32 = 32;
 
 /// Both sizes are at least 1.
@@ -107,12 +107,10 @@ pub(crate) fn default_config(problem: &Problem) -> Config {
     let tile_n = if width <= LONGEST_KEPT { width } else { LONG_TILE };
     let rows = (1024 / tile_n).clamp(1, 8);
     let num_warps = (rows * tile_n / (32 * THREAD_ELEMS)).clamp(1, 16) as u32;
-    crate::check::config(
-        &[("ROWS", rows), ("TILE_N", tile_n)],
-        num_warps,
-        1,
-        (RESIDENT_WARPS / num_warps).min(8),
-    )
+    // Loops over blocks need more registers.
+    let resident = if tile_n == width { RESIDENT_WARPS } else { RESIDENT_WARPS / 2 };
+    let occupancy = (resident / num_warps).min(8);
+    crate::check::config(&[("ROWS", rows), ("TILE_N", tile_n)], num_warps, 1, occupancy)
 }
 
 /// `ceil(rows / TILE_M) * ceil(columns / TILE_N)` programs, those of a row of blocks side by side.
