@@ -241,10 +241,12 @@ pub fn label(config: &Config) -> String {
     values(config).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The values of a configuration in the order they are printed; `num_ctas` only where it is not 1.
+/// The values of a configuration in the order they are printed; `num_ctas` and
+/// `warp_specialize` only where they are not 1.
 pub fn values(config: &Config) -> IndexMap<String, i64> {
     let options =
         Config::LAUNCH_OPTIONS.into_iter().filter_map(|name| Some((name.to_owned(), config.get(name)?)));
-    let options = options.filter(|(name, value)| name != "num_ctas" || *value != 1);
+    let options = options
+        .filter(|(name, value)| !matches!(name.as_str(), "num_ctas" | "warp_specialize") || *value != 1);
     config.consts.iter().map(|(name, value)| (name.clone(), *value)).chain(options).collect()
 }

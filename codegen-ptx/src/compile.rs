@@ -2,6 +2,7 @@
 
 use crate::error::LowerError;
 use crate::gpu::facts::TensorFacts;
+use crate::gpu::launch::{LaunchNeeds, TensorMap};
 use crate::gpu::passes::{PassContext, Remark, run_passes};
 use crate::llvm::LlvmModule;
 use crate::lower::{Check, LowerOptions, LoweredKernel, lower_to_llvm};
@@ -26,6 +27,8 @@ pub struct CompileOptions {
     pub occupancy: u32,
     /// CTAs of a cluster; only 1 is supported.
     pub num_ctas: u32,
+    /// Whether loops' copies may be given to a warp of their own, where the target can.
+    pub warp_specialize: bool,
     /// Facts about each tensor argument in order. A launch must check them.
     pub facts: Vec<TensorFacts>,
     /// Keep the text of every stage.
@@ -45,6 +48,7 @@ impl CompileOptions {
             num_stages: config.num_stages,
             occupancy: config.occupancy,
             num_ctas: config.num_ctas,
+            warp_specialize: config.warp_specialize,
             facts,
             keep_stages: false,
         }
@@ -85,6 +89,8 @@ pub struct Compiled {
     /// parameters: four zeroed 32-bit words, where the first check to fail leaves its number plus one and the
     /// program's ids.
     pub checks: Vec<Check>,
+    /// Maps of tensor arguments, the kernel's last parameters.
+    pub tensor_maps: Vec<TensorMap>,
     /// What passes did and did not do.
     pub remarks: Vec<Remark>,
     /// How long each stage took.
@@ -179,6 +185,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         num_warps: options.num_warps as usize,
         num_stages: options.num_stages as usize,
         occupancy: options.occupancy as usize,
+        warp_specialize: options.warp_specialize,
         facts: options.facts.clone(),
         remarks: Vec::new(),
     };
@@ -189,6 +196,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
     let entry = str_attr(function, "sym_name").ok_or_else(|| missing("the kernel has no name"))?;
     let smem_bytes = int_attr(function, "tgpu.shared_bytes").unwrap_or(0) as usize;
 
+    let needs = LaunchNeeds::of(&gpu);
     let lowering = LowerOptions { target, facts: &options.facts, occupancy: options.occupancy };
     let lowered = timed(&mut timing.lower, || lower_to_llvm(&gpu, lowering))?;
     let LoweredKernel { module: lowered, checks } = lowered;
@@ -209,8 +217,9 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         entry,
         ptx,
         smem_bytes,
-        num_threads: options.num_warps * 32,
+        num_threads: (options.num_warps + needs.producer_warps as u32) * 32,
         checks,
+        tensor_maps: needs.tensor_maps,
         remarks: passes.remarks,
         timing,
         gpu,

@@ -17,5 +17,6 @@ pub mod target;
 pub use compile::{CompileOptions, Compiled, Timing, compile, with_context};
 pub use error::LowerError;
 pub use gpu::facts::TensorFacts;
+pub use gpu::launch::TensorMap;
 pub use ptxas::{Ptxas, PtxasError, Report};
 pub use target::Target;

@@ -20,6 +20,8 @@ pub struct Config {
     pub occupancy: u32,
     /// CTAs of a cluster.
     pub num_ctas: u32,
+    /// Whether copies may have a warp of their own, on targets where that helps.
+    pub warp_specialize: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -34,6 +36,7 @@ impl Default for Config {
             num_stages: 2,
             occupancy: 1,
             num_ctas: 1,
+            warp_specialize: true,
             tuned_for: None,
         }
     }
@@ -41,7 +44,8 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 4] = ["num_warps", "num_stages", "occupancy", "num_ctas"];
+    pub const LAUNCH_OPTIONS: [&'static str; 5] =
+        ["num_warps", "num_stages", "occupancy", "num_ctas", "warp_specialize"];
 
     /// A const parameter or launch option by name.
     pub fn get(&self, name: &str) -> Option<i64> {
@@ -50,6 +54,7 @@ impl Config {
             "num_stages" => Some(self.num_stages.into()),
             "occupancy" => Some(self.occupancy.into()),
             "num_ctas" => Some(self.num_ctas.into()),
+            "warp_specialize" => Some(self.warp_specialize.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -61,6 +66,7 @@ impl Config {
             "num_stages" => self.num_stages = value as u32,
             "occupancy" => self.occupancy = value as u32,
             "num_ctas" => self.num_ctas = value as u32,
+            "warp_specialize" => self.warp_specialize = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

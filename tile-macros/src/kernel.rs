@@ -189,6 +189,8 @@ impl Parts<'_> {
                 pub occupancy: ::core::primitive::u32,
                 /// CTAs of a cluster. Without meaning on the CPU.
                 pub num_ctas: ::core::primitive::u32,
+                /// Whether copies may have a warp of their own, on targets where that helps.
+                pub warp_specialize: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -210,6 +212,7 @@ impl Parts<'_> {
                         num_stages: self.num_stages,
                         occupancy: self.occupancy,
                         num_ctas: self.num_ctas,
+                        warp_specialize: self.warp_specialize,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -219,9 +222,9 @@ impl Parts<'_> {
 
                 fn values(&self, mut #sink: impl ::core::ops::FnMut(::core::primitive::u64)) {
                     // Every field: one that is left out does not compile.
-                    let Config { #(#fields,)* num_warps, num_stages, occupancy, num_ctas, tuned_for } = *self;
+                    let Config { #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, tuned_for } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
-                    for option in [num_warps, num_stages, occupancy, num_ctas] {
+                    for option in [num_warps, num_stages, occupancy, num_ctas, ::core::primitive::u32::from(warp_specialize)] {
                         #sink(option.into());
                     }
                     #sink(tuned_for.map_or(0, |name| name.as_ptr().addr() as ::core::primitive::u64));
@@ -234,6 +237,7 @@ impl Parts<'_> {
                         num_stages: config.num_stages,
                         occupancy: config.occupancy,
                         num_ctas: config.num_ctas,
+                        warp_specialize: config.warp_specialize,
                         tuned_for: config.tuned_for,
                     }
                 }

@@ -90,6 +90,12 @@ impl Smem {
         Smem { dtype, layout, slots }
     }
 
+    /// Slots for row-major tiles cut into panels of one swizzled span.
+    pub fn panels(rows: usize, cols: usize, dtype: DType, slots: usize) -> Smem {
+        let layout = SharedLayout::panels(rows, cols, (dtype.bits() as usize).div_ceil(8));
+        Smem { dtype, layout, slots }
+    }
+
     /// Bytes from one slot to the next.
     pub fn slot_bytes(&self) -> usize {
         self.layout.bytes().next_multiple_of(SLOT_ALIGN_BYTES)
@@ -102,11 +108,12 @@ impl Smem {
 
     /// The MLIR type.
     pub fn ty<'c>(&self, context: &'c Context) -> Type<'c> {
-        let SharedLayout { rows, cols, span_bytes, .. } = self.layout;
+        let SharedLayout { rows, cols, span_bytes: span, pitch_bytes: pitch, .. } = self.layout;
         let element = if self.dtype == DType::Bool { "i1" } else { self.dtype.name() };
         let slots = self.slots;
-        let text =
-            format!("!tgpu.smem<{rows} : i64, {cols} : i64, {element}, {span_bytes} : i64, {slots} : i64>");
+        let text = format!(
+            "!tgpu.smem<{rows} : i64, {cols} : i64, {element}, {span} : i64, {pitch} : i64, {slots} : i64>"
+        );
         Type::parse(context, &text).expect("the context knows the tgpu dialect")
     }
 
@@ -118,10 +125,11 @@ impl Smem {
         let text = ty.to_string();
         let fields = text.strip_prefix("!tgpu.smem<")?.strip_suffix('>')?;
         let fields: Vec<&str> = fields.split(", ").map(|f| f.trim_end_matches(" : i64")).collect();
-        let [rows, cols, element, span, slots] = fields[..] else { return None };
+        let [rows, cols, element, span, pitch, slots] = fields[..] else { return None };
         let dtype = if element == "i1" { DType::Bool } else { DType::from_name(element)? };
         let mut smem = Smem::new(rows.parse().ok()?, cols.parse().ok()?, dtype, slots.parse().ok()?);
         smem.layout.span_bytes = span.parse().ok()?;
+        smem.layout.pitch_bytes = pitch.parse().ok()?;
         Some(smem)
     }
 }
@@ -146,7 +154,9 @@ mod tests {
             assert_eq!(reread, Some(ty));
         }
         let smem = Smem::new(64, 128, DType::F16, 3);
-        assert_eq!(Smem::of(smem.ty(&context)), Some(smem));
+        for smem in [smem, Smem::panels(64, 128, DType::F16, 3)] {
+            assert_eq!(Smem::of(smem.ty(&context)), Some(smem));
+        }
         assert_eq!((smem.layout.span_bytes, smem.bytes()), (128, 3 * 64 * 256));
     }
 

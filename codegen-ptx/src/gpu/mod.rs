@@ -5,6 +5,8 @@
 
 pub mod dialect;
 pub mod facts;
+pub mod launch;
 pub mod ops;
 pub mod passes;
+pub mod protocol;
 pub mod verify;

@@ -9,7 +9,8 @@ use melior::ir::attribute::{
 use tile_ir::Builder;
 use tile_ir::ops::{ReduceKind, reduce_name};
 use tile_ir::types::{
-    Op, Val, array_attr, bool_attr, dtype_of, int_attr, name_of, operands_of, str_attr, type_of, view_of,
+    Op, Val, array_attr, bool_attr, dtype_of, int_attr, name_of, operands_of, results_of, str_attr, type_of,
+    view_of,
 };
 use tile_lang::DType;
 
@@ -99,6 +100,50 @@ pub enum GpuOp<'c> {
         acc: Val<'c>,
         warps: [usize; 2],
     },
+    Wgmma {
+        lhs: MmaOperand<'c>,
+        rhs: MmaOperand<'c>,
+        acc: Val<'c>,
+        groups: [usize; 2],
+    },
+    WgmmaWait {
+        tiles: Vec<Val<'c>>,
+        pending: usize,
+    },
+    FenceAsync,
+    Mbarriers {
+        offset: Option<usize>,
+        arrivals: usize,
+    },
+    Producer {
+        warps: usize,
+        /// Registers of a thread that copies, and of the others, once the roles are known.
+        registers: Option<[usize; 2]>,
+    },
+    Expect {
+        barriers: Val<'c>,
+        slot: Val<'c>,
+        bytes: usize,
+    },
+    TmaCopy {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        smem: Val<'c>,
+        barriers: Val<'c>,
+        slot: Val<'c>,
+        tile_shape: Vec<usize>,
+        box_shape: Vec<usize>,
+        map: usize,
+    },
+    MbarrierWait {
+        barriers: Val<'c>,
+        slot: Val<'c>,
+        parity: Val<'c>,
+    },
+    MbarrierArrive {
+        barriers: Val<'c>,
+        slot: Val<'c>,
+    },
     Reduce {
         tile: Val<'c>,
         axis: usize,
@@ -175,7 +220,7 @@ impl<'c> GpuOp<'c> {
                 GpuOp::Scatter { view: at(0)?, index, value: at(rank + 1)?, mask: at(rank + 2) }
             }
             "convert_layout" => GpuOp::ConvertLayout { tile: at(0)?, scratch_offset: size("scratch_offset") },
-            "mma_sync" => {
+            "mma_sync" | "wgmma" => {
                 let mut slots = operands.get(3..)?.iter().copied();
                 let mut operand = |value: Val<'c>, flag: &str| {
                     Some(if Smem::of(type_of(value)).is_some() {
@@ -187,9 +232,28 @@ impl<'c> GpuOp<'c> {
                 };
                 let lhs = operand(at(0)?, "lhs_transposed")?;
                 let rhs = operand(at(1)?, "rhs_transposed")?;
-                let warps = sizes("warps")?.try_into().ok()?;
-                GpuOp::MmaSync { lhs, rhs, acc: at(2)?, warps }
+                let acc = at(2)?;
+                match name {
+                    "wgmma" => GpuOp::Wgmma { lhs, rhs, acc, groups: sizes("groups")?.try_into().ok()? },
+                    _ => GpuOp::MmaSync { lhs, rhs, acc, warps: sizes("warps")?.try_into().ok()? },
+                }
             }
+            "wgmma_wait" => GpuOp::WgmmaWait { tiles: operands, pending: size("pending")? },
+            "fence_async" => GpuOp::FenceAsync,
+            "mbarriers" => GpuOp::Mbarriers { offset: size("offset"), arrivals: size("arrivals")? },
+            "producer" => {
+                let registers = sizes("registers").and_then(|r| r.try_into().ok());
+                GpuOp::Producer { warps: size("warps")?, registers }
+            }
+            "expect" => GpuOp::Expect { barriers: at(0)?, slot: at(1)?, bytes: size("bytes")? },
+            "tma_copy" => {
+                let (view, index) = block(3)?;
+                let &[smem, barriers, slot] = operands.get(index.len() + 1..)? else { return None };
+                let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
+                GpuOp::TmaCopy { view, index, smem, barriers, slot, tile_shape, box_shape, map }
+            }
+            "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
+            "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)? },
             "reduce" => {
                 let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
                     .into_iter()
@@ -332,6 +396,22 @@ pub trait GpuBuilder<'c> {
 
     /// `tgpu.mma_sync`.
     fn mma_sync(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, warps: [usize; 2]) -> Val<'c> {
+        self.product("tgpu.mma_sync", [lhs, rhs], acc, ("warps", warps))
+    }
+
+    /// `tgpu.wgmma`.
+    fn wgmma(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, groups: [usize; 2]) -> Val<'c> {
+        self.product("tgpu.wgmma", [lhs, rhs], acc, ("groups", groups))
+    }
+
+    /// A product of tiles.
+    fn product(
+        &self,
+        name: &str,
+        [lhs, rhs]: [MmaOperand<'c>; 2],
+        acc: Val<'c>,
+        (split_name, split): (&str, [usize; 2]),
+    ) -> Val<'c> {
         let b = self.builder();
         let mut slots = Vec::new();
         let mut take = |operand| match operand {
@@ -347,9 +427,71 @@ pub trait GpuBuilder<'c> {
         let attributes = [
             ("lhs_transposed", flag(lhs_transposed)),
             ("rhs_transposed", flag(rhs_transposed)),
-            ("warps", sizes_attr(b, &warps)),
+            (split_name, sizes_attr(b, &split)),
         ];
-        b.value("tgpu.mma_sync", &operands, type_of(acc), &attributes)
+        b.value(name, &operands, type_of(acc), &attributes)
+    }
+
+    /// `tgpu.wgmma_wait`.
+    fn wgmma_wait(&self, tiles: &[Val<'c>], pending: usize) -> Vec<Val<'c>> {
+        let b = self.builder();
+        let types: Vec<Type> = tiles.iter().map(|t| type_of(*t)).collect();
+        results_of(b.op("tgpu.wgmma_wait", tiles, &types, &[("pending", b.int(pending as i64))]))
+    }
+
+    /// `tgpu.fence_async`.
+    fn fence_async(&self) -> Op<'c> {
+        self.builder().op("tgpu.fence_async", &[], &[], &[])
+    }
+
+    /// `tgpu.mbarriers`.
+    fn mbarriers(&self, count: usize, arrivals: usize) -> Val<'c> {
+        let b = self.builder();
+        let ty = Smem::new(1, count, DType::I64, 1).ty(b.context());
+        b.value("tgpu.mbarriers", &[], ty, &[("arrivals", b.int(arrivals as i64))])
+    }
+
+    /// `tgpu.producer`.
+    fn producer(&self, warps: usize, registers: Option<[usize; 2]>) -> Val<'c> {
+        let b = self.builder();
+        let ty = tile_ir::types::element_type(b.context(), DType::Bool);
+        let registers = registers.map(|counts| ("registers", sizes_attr(b, &counts)));
+        let attributes: Vec<_> = [("warps", b.int(warps as i64))].into_iter().chain(registers).collect();
+        b.value("tgpu.producer", &[], ty, &attributes)
+    }
+
+    /// `tgpu.expect`.
+    fn expect(&self, barriers: Val<'c>, slot: Val<'c>, bytes: usize) -> Op<'c> {
+        let b = self.builder();
+        b.op("tgpu.expect", &[barriers, slot], &[], &[("bytes", b.int(bytes as i64))])
+    }
+
+    /// `tgpu.tma_copy`.
+    fn tma_copy(
+        &self,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        [smem, barriers, slot]: [Val<'c>; 3],
+        (tile_shape, box_shape): (&[usize], &[usize]),
+        map: usize,
+    ) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, barriers, slot]).copied().collect();
+        let attributes = [
+            ("tile_shape", sizes_attr(b, tile_shape)),
+            ("box_shape", sizes_attr(b, box_shape)),
+            ("map", b.int(map as i64)),
+        ];
+        b.op("tgpu.tma_copy", &operands, &[], &attributes)
+    }
+
+    /// `tgpu.mbarrier_wait`.
+    fn mbarrier_wait(&self, barriers: Val<'c>, slot: Val<'c>, parity: Val<'c>) -> Op<'c> {
+        self.builder().op("tgpu.mbarrier_wait", &[barriers, slot, parity], &[], &[])
+    }
+
+    /// `tgpu.mbarrier_arrive`.
+    fn mbarrier_arrive(&self, barriers: Val<'c>, slot: Val<'c>) -> Op<'c> {
+        self.builder().op("tgpu.mbarrier_arrive", &[barriers, slot], &[], &[])
     }
 
     /// `tgpu.reduce`.

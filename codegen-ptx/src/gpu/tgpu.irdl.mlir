@@ -9,14 +9,16 @@ irdl.dialect @tgpu {
     irdl.parameters(bases: %bases)
   }
 
-  // Row-major tiles in shared memory, one a slot: rows, columns, element type, bytes of the swizzled span, slots.
+  // Row-major tiles in shared memory, one a slot: rows, columns, element type, bytes of the swizzled span, bytes
+  // from row to row in a panel, slots.
   irdl.type @smem {
     %rows = irdl.base "#builtin.integer"
     %cols = irdl.base "#builtin.integer"
     %dtype = irdl.any
     %span = irdl.base "#builtin.integer"
+    %pitch = irdl.base "#builtin.integer"
     %slots = irdl.base "#builtin.integer"
-    irdl.parameters(rows: %rows, cols: %cols, dtype: %dtype, span: %span, slots: %slots)
+    irdl.parameters(rows: %rows, cols: %cols, dtype: %dtype, span: %span, pitch: %pitch, slots: %slots)
   }
 
   // Shared memory, at the byte `offset` from the start of the CTA's once `allocate-shared` has set it.
@@ -146,6 +148,92 @@ irdl.dialect @tgpu {
     irdl.operands(lhs: %lhs, rhs: %rhs, acc: %acc, slots: variadic %slot)
     irdl.attributes {"lhs_transposed" = %lhs_flag, "rhs_transposed" = %rhs_flag, "warps" = %warps}
     irdl.results(result: %acc)
+  }
+
+  // acc + lhs rhs by the tensor cores, begun by each warpgroup for its rows. Until a `wgmma_wait` hands the result
+  // on, nothing may touch it, nor what the operands lie in. The rhs is in shared memory, the lhs there or in the
+  // fragment layout of `groups`; slots and flags as for `mma_sync`.
+  irdl.operation @wgmma {
+    %lhs_tile = irdl.base "!builtin.tensor"
+    %lhs_smem = irdl.base @tgpu::@smem
+    %lhs = irdl.any_of(%lhs_tile, %lhs_smem)
+    %rhs = irdl.base @tgpu::@smem
+    %acc = irdl.base "!builtin.tensor"
+    %slot = irdl.is i32
+    %lhs_flag = irdl.base "#builtin.integer"
+    %rhs_flag = irdl.base "#builtin.integer"
+    %groups = irdl.base "#builtin.dense_array"
+    irdl.operands(lhs: %lhs, rhs: %rhs, acc: %acc, slots: variadic %slot)
+    irdl.attributes {"lhs_transposed" = %lhs_flag, "rhs_transposed" = %rhs_flag, "groups" = %groups}
+    irdl.results(result: %acc)
+  }
+
+  // Waits until at most `pending` of this warpgroup's `wgmma` are unfinished. The results are the operands: of a
+  // finished one to be used, of an unfinished one to be passed on.
+  irdl.operation @wgmma_wait {
+    %tile = irdl.base "!builtin.tensor"
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(tiles: variadic %tile)
+    irdl.attributes {"pending" = %int}
+    irdl.results(results: variadic %tile)
+  }
+
+  // What this thread has written to shared memory is seen by `wgmma` that follow the next barrier.
+  irdl.operation @fence_async {}
+
+  // An mbarrier for each slot of a ring; a phase of one is over after `arrivals` arrivals.
+  irdl.operation @mbarriers {
+    %smem = irdl.base @tgpu::@smem
+    %int = irdl.base "#builtin.integer"
+    irdl.attributes {"arrivals" = %int}
+    irdl.results(barriers: %smem)
+  }
+
+  // All threads meet. The result, which only the condition of an `scf.if` may use, holds in one thread of `warps`
+  // warps beside those that the tiles are spread over; after that branch these warps are done.
+  irdl.operation @producer {
+    %role = irdl.is i1
+    %int = irdl.base "#builtin.integer"
+    irdl.attributes {"warps" = %int}
+    irdl.results(role: %role)
+  }
+
+  // Arrives at the barrier of a slot, whose phase is then over when `bytes` more have been copied.
+  irdl.operation @expect {
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(barriers: %smem, slot: %slot)
+    irdl.attributes {"bytes" = %int}
+  }
+
+  // Starts copying a block of a view to a slot, in boxes of `box_shape` by the kernel's tensor map number `map`;
+  // zeros where the block leaves the view. The bytes count for the barrier of the slot.
+  irdl.operation @tma_copy {
+    %view = irdl.any
+    %index = irdl.is index
+    %smem = irdl.base @tgpu::@smem
+    %barriers = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %shape = irdl.base "#builtin.dense_array"
+    %box = irdl.base "#builtin.dense_array"
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(view: %view, index: variadic %index, smem: %smem, barriers: %barriers, slot: %slot)
+    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int}
+  }
+
+  // Waits until the phase of parity `parity` of a slot's barrier is over.
+  irdl.operation @mbarrier_wait {
+    %smem = irdl.base @tgpu::@smem
+    %int = irdl.is i32
+    irdl.operands(barriers: %smem, slot: %int, parity: %int)
+  }
+
+  // Every warp arrives once at the barrier of a slot; at none where the slot is negative.
+  irdl.operation @mbarrier_arrive {
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    irdl.operands(barriers: %smem, slot: %slot)
   }
 
   // As tile.reduce; the result's layout is the slice of the operand's. Through shared memory at

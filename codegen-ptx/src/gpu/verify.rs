@@ -2,7 +2,8 @@
 
 use super::dialect::{Smem, layout_of};
 use super::ops::{GpuOp, MmaOperand};
-use crate::layout::{LinearLayout, mma};
+use super::protocol::{self, ProtocolError};
+use crate::layout::{LinearLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
 use std::fmt;
 use tile_ir::Module;
@@ -39,6 +40,9 @@ pub enum Rule {
     /// Shapes or dtypes that do not fit together.
     #[error("{0} do not fit together")]
     Types(&'static str),
+    /// Barriers of a ring of buffers that are out of step.
+    #[error("breaks the barriers' protocol: {0}")]
+    Protocol(ProtocolError),
     /// An access of a width that no instruction has.
     #[error("accesses of {found} bytes; expected one of {expected:?}")]
     Width {
@@ -98,6 +102,11 @@ pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
             report(rule);
         }
     }
+    violations.extend(protocol::check(module).into_iter().map(|(op, error)| Violation {
+        op: name_of(op),
+        place: Place::of(op.location()),
+        rule: Rule::Protocol(error),
+    }));
     if violations.is_empty() { Ok(()) } else { Err(violations) }
 }
 
@@ -167,6 +176,22 @@ fn check(op: Op) -> Result<(), Rule> {
                         .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, tile and shared memory")
             }
+            GpuOp::TmaCopy { view, smem, ref tile_shape, ref box_shape, .. } => {
+                let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
+                let cols = tile_shape.last().copied().unwrap_or(1);
+                let rows = tile_shape.iter().product::<usize>() / cols;
+                let boxes = match (&tile_shape[..], &box_shape[..]) {
+                    ([outer @ .., _], [box_outer @ .., inner]) => {
+                        outer == box_outer && inner * smem.layout.elem_bytes == smem.layout.pitch_bytes
+                    }
+                    _ => false,
+                };
+                let fit = boxes
+                    && (smem.layout.rows, smem.layout.cols) == (rows, cols)
+                    && view_of(type_of(view))
+                        .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
+                types(fit, "view, boxes and shared memory")
+            }
             GpuOp::LocalStore { tile, smem, .. } => {
                 let fit = matrix(smem, false).is_some_and(|m| m[..] == shape(tile)[..])
                     && Smem::of(type_of(smem)).map(|s| s.dtype) == dtype(tile);
@@ -217,6 +242,43 @@ fn check(op: Op) -> Result<(), Rule> {
                 expect("the rhs", &layout(tile), &mma::rhs(k, n, warps, element))?;
             }
             Ok(())
+        }
+        GpuOp::Wgmma { lhs, rhs, acc, groups } => {
+            let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
+            let splits = m.is_multiple_of(wgmma::M * groups[0]) && n.is_multiple_of(mma::N * groups[1]);
+            types(splits, "accumulator and warpgroups")?;
+            expect("the accumulator", &layout(acc), &wgmma::acc(m, n, groups))?;
+            let MmaOperand::Shared { smem, transposed, .. } = rhs else {
+                return Err(Rule::Types("operands"));
+            };
+            let rhs = Smem::of(type_of(smem)).ok_or(Rule::Types("operands"))?;
+            let [k, rhs_n] = matrix(smem, transposed).ok_or(Rule::Types("operands"))?;
+            let read = |smem: Smem, k_major, extent| {
+                types(
+                    wgmma::Operand::new(smem.layout, smem.dtype, k_major, extent).is_some(),
+                    "operand and descriptor",
+                )
+            };
+            read(rhs, transposed, n / groups[1])?;
+            let (lhs_shape, element) = match lhs {
+                MmaOperand::Registers(tile) => {
+                    let dtype = dtype(tile).ok_or(Rule::Types("operands"))?;
+                    types(mma::depth(dtype).is_some(), "dtype and instruction")?;
+                    expect("the lhs", &layout(tile), &wgmma::lhs(m, k, groups, dtype))?;
+                    (shape(tile), dtype)
+                }
+                MmaOperand::Shared { smem, transposed, .. } => {
+                    let lhs = Smem::of(type_of(smem)).ok_or(Rule::Types("operands"))?;
+                    read(lhs, !transposed, wgmma::M)?;
+                    (matrix(smem, transposed).unwrap_or_default().to_vec(), lhs.dtype)
+                }
+            };
+            types(lhs_shape == [m, k] && rhs_n == n && element == rhs.dtype, "operands and accumulator")
+        }
+        GpuOp::WgmmaWait { tiles, .. } => {
+            let same = tiles.len() == op.result_count()
+                && tiles.iter().zip(results_of(op)).all(|(a, b)| type_of(*a) == type_of(b));
+            types(same, "operands and results")
         }
         GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
         GpuOp::Broadcast { tile } => match layout(result).registers_from(&layout(tile)) {

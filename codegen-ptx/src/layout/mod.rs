@@ -10,6 +10,7 @@ mod conversion;
 mod linear;
 pub mod mma;
 mod swizzle;
+pub mod wgmma;
 
 pub use blocked::blocked;
 pub use conversion::{Conversion, Shuffle, conversion, reduce_scratch_bytes};

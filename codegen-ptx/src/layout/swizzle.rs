@@ -1,8 +1,10 @@
 //! Shared-memory layouts: row-major tiles whose 16-byte chunks are permuted within a span of each row.
 //!
 //! In a span of `W` bytes, chunk `c` of row `r` lies at chunk `c ^ (r / per_phase % max_phase)`, so that the
-//! eight rows of an 8x16-byte matrix lie in eight different bank groups. For rows of at most 128 bytes these
-//! are the bytes that a TMA copy with the swizzle mode of that width writes.
+//! eight rows of an 8x16-byte matrix lie in eight different bank groups.
+//!
+//! A tile may be cut into panels, each with the spans of all rows one after the other. Panels of one span are what
+//! a TMA copy with the swizzle mode of that width writes, and what the matrix descriptors of `wgmma` describe.
 
 use super::linear::Basis;
 
@@ -20,14 +22,28 @@ pub struct SharedLayout {
     pub elem_bytes: usize,
     /// Width in bytes of the span within which chunks are permuted: 128, 64, 32, or 0 for none.
     pub span_bytes: usize,
+    /// Bytes from one row to the next in a panel: those of the part of a row that is in one panel.
+    pub pitch_bytes: usize,
 }
 
 impl SharedLayout {
-    /// The layout with the widest span that a row has room for.
+    /// The layout with the widest span that a row has room for, in one panel.
     pub fn new(rows: usize, cols: usize, elem_bytes: usize) -> SharedLayout {
         let row_bytes = cols * elem_bytes;
         let span_bytes = [128, 64, 32].into_iter().find(|&w| row_bytes >= w).unwrap_or(0);
-        SharedLayout { rows, cols, elem_bytes, span_bytes }
+        SharedLayout { rows, cols, elem_bytes, span_bytes, pitch_bytes: row_bytes }
+    }
+
+    /// The same, cut into panels of one span.
+    pub fn panels(rows: usize, cols: usize, elem_bytes: usize) -> SharedLayout {
+        let whole = SharedLayout::new(rows, cols, elem_bytes);
+        let pitch_bytes = if whole.span_bytes == 0 { whole.pitch_bytes } else { whole.span_bytes };
+        SharedLayout { pitch_bytes, ..whole }
+    }
+
+    /// Bytes of one panel.
+    pub fn panel_bytes(&self) -> usize {
+        self.rows * self.pitch_bytes
     }
 
     /// Rows that share one permutation.
@@ -48,8 +64,9 @@ impl SharedLayout {
     /// Byte offset of an element. Linear over F2 in the bits of `row` and `col`.
     pub fn offset(&self, row: usize, col: usize) -> usize {
         let byte = col * self.elem_bytes;
+        let (panel, byte) = (byte / self.pitch_bytes, byte % self.pitch_bytes);
         let phase = row / self.per_phase() % self.max_phase();
-        row * self.cols * self.elem_bytes + (byte ^ (phase * CHUNK_BYTES))
+        panel * self.panel_bytes() + row * self.pitch_bytes + (byte ^ (phase * CHUNK_BYTES))
     }
 
     /// How often the banks are passed over when a warp reads `width` bytes at each offset; 1 is free of
@@ -92,16 +109,35 @@ mod tests {
         assert_eq!(wide.offset(3, 8), 3 * 128 + ((1 ^ 3) * 16));
         let half = SharedLayout::new(64, 32, 2);
         assert_eq!(half.offset(2, 0), 2 * 64 + 16);
+        let panels = SharedLayout::panels(64, 128, 2);
+        assert_eq!(panels.offset(3, 64 + 8), 64 * 128 + 3 * 128 + ((1 ^ 3) * 16));
+        assert_eq!(SharedLayout::panels(64, 64, 2), wide);
+    }
+
+    /// Bits 4 to 6 of the address are XORed with bits 7 to 9, or fewer for narrower spans.
+    fn isa_swizzle(address: usize, span_bytes: usize) -> usize {
+        let bits = span_bytes / CHUNK_BYTES - 1;
+        address ^ (address >> 7 & bits) << 4
     }
 
     proptest! {
         #[test]
         fn offsets_are_linear_and_bijective(rows in 0u32..8, cols in 0u32..9, size in 0usize..3, a: usize, b: usize) {
-            let l = SharedLayout::new(1 << rows, 1 << cols, 1 << size);
-            prop_assert!(l.is_bijective());
-            let at = |n: usize| (n % l.rows, n / l.rows % l.cols);
-            let ((r, c), (s, d)) = (at(a), at(b));
-            prop_assert_eq!(l.offset(r ^ s, c ^ d), l.offset(r, c) ^ l.offset(s, d));
+            for l in [SharedLayout::new, SharedLayout::panels].map(|make| make(1 << rows, 1 << cols, 1 << size)) {
+                prop_assert!(l.is_bijective());
+                let at = |n: usize| (n % l.rows, n / l.rows % l.cols);
+                let ((r, c), (s, d)) = (at(a), at(b));
+                prop_assert_eq!(l.offset(r ^ s, c ^ d), l.offset(r, c) ^ l.offset(s, d));
+            }
+        }
+
+        #[test]
+        fn panels_are_swizzled_as_the_isa_says(rows in 3u32..8, cols in 4u32..9, at: usize) {
+            let l = SharedLayout::panels(1 << rows, 1 << cols, 2);
+            let (row, col) = (at % l.rows, at / l.rows % l.cols);
+            let (panel, byte) = (col * 2 / l.span_bytes, col * 2 % l.span_bytes);
+            let plain = panel * l.panel_bytes() + row * l.span_bytes + byte;
+            prop_assert_eq!(l.offset(row, col), isa_swizzle(plain, l.span_bytes));
         }
 
         #[test]

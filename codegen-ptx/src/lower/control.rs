@@ -29,7 +29,7 @@ impl<'c> Lowering<'c> {
                 Lowered::Tile(tile) => match &tile.registers {
                     Registers::Elements(r) | Registers::Packed(r) => flat.extend(r.iter().copied()),
                 },
-                Lowered::View(_) | Lowered::Shared(_) => {
+                Lowered::View(_) | Lowered::Shared(_) | Lowered::Role { .. } => {
                     return Err(internal(op, "a tensor or buffer is carried by control flow"));
                 }
             }
@@ -189,6 +189,9 @@ impl<'c> Lowering<'c> {
     fn lower_if(&mut self, op: Op<'c>) -> Result<(), LowerError> {
         let operands = operands_of(op);
         let condition = operands.first().copied().ok_or_else(|| internal(op, "no condition"))?;
+        if let Lowered::Role { warps, registers } = *self.get(op, condition)? {
+            return self.lower_producer(op, warps, registers);
+        }
         let condition = self.scalar(op, condition)?;
         let blocks = blocks_of(op);
         let then = blocks.first().copied().ok_or_else(|| internal(op, "no body"))?;

@@ -84,6 +84,9 @@ pub(super) struct Emitter<'c> {
     linear: HashMap<(Vec<u32>, Vec<u32>), ThreadValue<'c>>,
     pub lane: Option<Val<'c>>,
     pub warp: Option<Val<'c>>,
+    uniform_warp: Option<Val<'c>>,
+    /// Threads that a barrier is for, where that is not the whole CTA.
+    pub barrier_threads: Option<usize>,
     contract: (Identifier<'c>, Attribute<'c>),
     no_wrap: (Identifier<'c>, Attribute<'c>),
 }
@@ -110,6 +113,8 @@ impl<'c> Emitter<'c> {
             linear: HashMap::new(),
             lane: None,
             warp: None,
+            uniform_warp: None,
+            barrier_threads: None,
             contract: (Identifier::new(context, "fastmathFlags"), parse("#llvm.fastmath<contract>")),
             no_wrap: (Identifier::new(context, "overflowFlags"), parse("#llvm.overflow<nsw>")),
         };
@@ -482,10 +487,31 @@ impl<'c> Emitter<'c> {
         self.op("llvm.cond_br", &operands, &[(id, segments)], &[], &[then.0, otherwise.0]);
     }
 
-    /// All threads of the CTA meet.
+    /// All threads of the CTA meet, or those that still run when some warps have a role of their own.
     pub fn barrier(&mut self) {
-        let zero = self.i32(0);
-        self.intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", &[zero], None);
+        match self.barrier_threads {
+            None => {
+                let zero = self.i32(0);
+                self.intrinsic("llvm.nvvm.barrier.cta.sync.aligned.all", &[zero], None);
+            }
+            Some(threads) => {
+                let (one, threads) = (self.i32(1), self.i32(threads as i64));
+                self.intrinsic("llvm.nvvm.barrier.cta.sync.aligned.count", &[one, threads], None);
+            }
+        }
+    }
+
+    /// The warp of this thread, in a form that shows the assembler that it is the same in all lanes.
+    pub fn uniform_warp(&mut self) -> Val<'c> {
+        if self.uniform_warp.is_none() {
+            let warp = self.warp();
+            let uniform = self.in_prologue(|e| {
+                let (all, zero, clamp) = (e.i32(-1), e.i32(0), e.i32(31));
+                e.call("llvm.nvvm.shfl.sync.idx.i32", &[all, warp, zero, clamp], e.types.i32)
+            });
+            self.uniform_warp = Some(uniform);
+        }
+        self.uniform_warp.expect("just set")
     }
 
     /// A special register: `tid.x`, `ctaid.y`.

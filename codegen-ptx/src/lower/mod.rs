@@ -3,6 +3,7 @@
 //! Each tile becomes as many values as its layout has registers; loops and branches become blocks with those
 //! values as arguments. One file lowers one family of operations.
 
+mod bulk;
 mod control;
 mod convert_layout;
 mod elementwise;
@@ -16,10 +17,12 @@ mod shape;
 mod shared;
 mod value;
 mod view;
+mod wgmma;
 
 use crate::error::LowerError;
 use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::facts::TensorFacts;
+use crate::gpu::launch::LaunchNeeds;
 use crate::gpu::ops::GpuOp;
 use crate::layout::LinearLayout;
 use crate::target::Target;
@@ -54,6 +57,7 @@ pub struct LowerOptions<'a> {
 /// The kernel's parameters are, for each tensor: its address, its extents (i32), its strides in elements (i64);
 /// for each scalar: itself, sizes and bools as i32. A kernel with checks takes one more: the address of four zeroed
 /// 32-bit words, where the first check that fails leaves its number plus one and the program's ids.
+/// The tensor maps come last.
 ///
 /// # Errors
 /// [`LowerError::Unsupported`] for what the target lacks, [`LowerError::Internal`] for IR that breaks a rule.
@@ -72,7 +76,8 @@ pub fn lower_to_llvm<'c>(
     let body = tile_ir::types::blocks_of(function).into_iter().next();
     let body = body.ok_or_else(|| internal(function, "the function has no body"))?;
     let arguments = tile_ir::types::args_of(body);
-    let text = skeleton(function, &arguments, options)?;
+    let needs = LaunchNeeds::of(module);
+    let text = skeleton(function, &arguments, &needs, options)?;
     let lowered = melior::ir::Module::parse(context, &text)
         .ok_or_else(|| internal(function, "the kernel's frame does not parse"))?;
     // SAFETY: handles into the new module, none of which outlives it.
@@ -96,12 +101,17 @@ pub fn lower_to_llvm<'c>(
         mutated: HashSet::new(),
         record: None,
         checks: Vec::new(),
+        tensor_maps: {
+            let parameters = tile_ir::types::args_of(entry);
+            parameters[parameters.len() - needs.tensor_maps.len()..].to_vec()
+        },
     };
     lowering.expect_stores_of(function);
     lowering.mutated = std::mem::take(&mut lowering.written);
     lowering.bind_arguments(&arguments, entry, options.facts);
     if has_checks(function) {
-        lowering.record = tile_ir::types::args_of(entry).last().copied();
+        let behind = 1 + lowering.tensor_maps.len();
+        lowering.record = tile_ir::types::args_of(entry).into_iter().nth_back(behind - 1);
     }
     lowering.lower_block(body)?;
     lowering.e.finish(start);
@@ -137,7 +147,12 @@ pub(super) fn internal(op: Op, what: &str) -> LowerError {
 }
 
 /// The module with the kernel's signature and attributes, and an empty body.
-fn skeleton(function: Op, arguments: &[Val], options: LowerOptions) -> Result<String, LowerError> {
+fn skeleton(
+    function: Op,
+    arguments: &[Val],
+    needs: &LaunchNeeds,
+    options: LowerOptions,
+) -> Result<String, LowerError> {
     let name =
         str_attr(function, "sym_name").ok_or_else(|| internal(function, "the function has no name"))?;
     let warps = int_attr(function, "tgpu.num_warps")
@@ -169,12 +184,14 @@ fn skeleton(function: Op, arguments: &[Val], options: LowerOptions) -> Result<St
     }
     let mut text = String::from("module {\n");
     text += "llvm.mlir.global external @smem() {addr_space = 3 : i32, alignment = 1024 : i64} : !llvm.array<0 x i8>\n";
+    let map = "!llvm.ptr {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}";
+    parameters.extend(std::iter::repeat_n(map.to_owned(), needs.tensor_maps.len()));
     let list: Vec<String> = parameters.iter().enumerate().map(|(i, p)| format!("%a{i}: {p}")).collect();
     let _ = writeln!(
         text,
         "llvm.func @{name}({}) attributes {{nvvm.kernel, nvvm.reqntid = array<i32: {}, 1, 1>, nvvm.minctasm = {} : i32}} {{\nllvm.unreachable\n}}\n}}",
         list.join(", "),
-        warps * 32,
+        (warps + needs.producer_warps as i64) * 32,
         options.occupancy.max(1),
     );
     Ok(text)
@@ -195,6 +212,8 @@ struct Lowering<'c> {
     /// Where failed checks are recorded, in kernels that have any.
     record: Option<Val<'c>>,
     checks: Vec<Check>,
+    /// Addresses of the tensor maps among the parameters.
+    tensor_maps: Vec<Val<'c>>,
 }
 
 impl<'c> Lowering<'c> {
@@ -396,6 +415,25 @@ impl<'c> Lowering<'c> {
                 self.lower_convert_layout(op, tile, scratch_offset)
             }
             GpuOp::MmaSync { lhs, rhs, acc, warps } => self.lower_mma_sync(op, lhs, rhs, acc, warps),
+            GpuOp::Wgmma { lhs, rhs, acc, groups } => self.lower_wgmma(op, lhs, rhs, acc, groups),
+            GpuOp::WgmmaWait { tiles, pending } => self.lower_wgmma_wait(op, &tiles, pending),
+            GpuOp::FenceAsync => {
+                self.e.asm("fence.proxy.async.shared::cta;", "~{memory}", &[], &[]);
+                Ok(())
+            }
+            GpuOp::Mbarriers { offset, arrivals } => self.lower_mbarriers(op, offset, arrivals),
+            GpuOp::Producer { warps, registers } => {
+                self.set_result(op, Lowered::Role { warps, registers });
+                Ok(())
+            }
+            GpuOp::Expect { barriers, slot, bytes } => self.lower_expect(op, barriers, slot, bytes),
+            GpuOp::TmaCopy { index, smem, barriers, slot, tile_shape, box_shape, map, .. } => {
+                self.lower_tma_copy(op, &index, [smem, barriers, slot], (&tile_shape, &box_shape), map)
+            }
+            GpuOp::MbarrierWait { barriers, slot, parity } => {
+                self.lower_mbarrier_wait(op, barriers, [slot, parity])
+            }
+            GpuOp::MbarrierArrive { barriers, slot } => self.lower_mbarrier_arrive(op, barriers, slot),
             GpuOp::Reduce { tile, axis, kind, scratch_offset } => {
                 self.lower_reduce(op, tile, axis, kind, scratch_offset)
             }

@@ -18,6 +18,9 @@ pub(super) enum Lowered<'c> {
     View(Rc<View<'c>>),
     /// Tiles in shared memory.
     Shared(Shared<'c>),
+    /// Whether this is the thread that copies, of `warps` warps beside the CTA's others; registers of a thread of
+    /// these and of the others.
+    Role { warps: usize, registers: Option<[usize; 2]> },
 }
 
 /// A thread's part of a tile.

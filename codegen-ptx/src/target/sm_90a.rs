@@ -9,7 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_90",
     compute_capability: (9, 0),
     ptx_version: (8, 0),
-    passes: &[Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &Pass::ALL,
     limits: Limits {
         smem_per_cta_bytes: 232_448,
         smem_per_sm_bytes: 228 * 1024,

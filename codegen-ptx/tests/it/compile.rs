@@ -19,6 +19,7 @@ fn options(target: &str, num_stages: u32) -> CompileOptions {
         num_stages,
         occupancy: 1,
         num_ctas: 1,
+        warp_specialize: false,
         facts: Vec::new(),
         keep_stages: true,
     }
@@ -59,11 +60,39 @@ fn kernels_assemble_without_spills_on_every_target() {
                 let Some((report, sass)) = assemble(&compiled) else { continue };
                 let free_of_spills = (report.spill_load_bytes, report.stack_bytes) == (0, 0);
                 assert!(free_of_spills || !aligned, "{name} {target} {stages} {aligned}");
-                assert!(sass.contains("HMMA.16816") && sass.contains("LDSM"), "{name} {target}");
+                if target.has_wgmma() {
+                    assert!(sass.contains("HGMMA.64x") && !sass.contains("HMMA.16816"), "{name} {target}");
+                } else {
+                    assert!(sass.contains("HMMA.16816") && sass.contains("LDSM"), "{name} {target}");
+                }
                 if aligned {
                     assert!(sass.contains("LDGSTS.E.BYPASS"), "{name} {target}");
                 }
             }
+        }
+    }
+}
+
+/// Each product is as many instructions as it has steps, none of which waits for the one before.
+#[test]
+fn copies_and_products_are_asynchronous_on_hopper() {
+    for (name, kernel, products) in
+        [("matmul", MATMUL.to_owned(), 2 * 4), ("fmha", fmha([128, 128, 128]), 8 + 8)]
+    {
+        let num_warps = if name == "fmha" { 8 } else { 4 };
+        for warp_specialize in [false, true] {
+            let options = CompileOptions { num_warps, warp_specialize, ..options("sm_90", 2) };
+            let compiled = build(&kernel, options, true).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(compiled.tensor_maps.is_empty(), !warp_specialize, "{name}");
+            let Some((report, sass)) = assemble(&compiled) else { continue };
+            let count = |what: &str| sass.lines().filter(|line| line.contains(what)).count();
+            // Attention's loop starts its products ahead; its last iteration stands behind it.
+            let copies = if name == "fmha" && warp_specialize { 2 } else { 1 };
+            assert_eq!(count("HGMMA.64x"), copies * products, "{name} {warp_specialize}");
+            assert_eq!(count("UTMALDG") > 0, warp_specialize, "{name}");
+            assert_eq!(report.spill_load_bytes, 0, "{name} {warp_specialize}");
+            // The assembler would wait after each instruction if it saw the accumulators touched in between.
+            assert!(count("WARPGROUP.DEPBAR") <= 4, "{name} {warp_specialize}");
         }
     }
 }

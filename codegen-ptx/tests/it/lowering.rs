@@ -62,10 +62,13 @@ fn matmul(dtype: DType, rhs_transposed: bool) -> String {
     let (acc, narrow, out) =
         (tile(DType::F32, &acc_layout), tile(dtype, &acc_layout), tile(dtype, &out_layout));
     let span = (32 * dtype.bits() as usize / 8).min(128);
-    let lhs = format!("!tgpu.smem<64 : i64, 32 : i64, {name}, {span} : i64, 1 : i64>");
+    let lhs = format!("!tgpu.smem<64 : i64, 32 : i64, {name}, {span} : i64, {span} : i64, 1 : i64>");
     let (rows, cols) = if rhs_transposed { (64, 32) } else { (32, 64) };
-    let rhs_span = (cols * dtype.bits() as usize / 8).min(128);
-    let rhs = format!("!tgpu.smem<{rows} : i64, {cols} : i64, {name}, {rhs_span} : i64, 1 : i64>");
+    let rhs_pitch = cols * dtype.bits() as usize / 8;
+    let rhs_span = rhs_pitch.min(128);
+    let rhs = format!(
+        "!tgpu.smem<{rows} : i64, {cols} : i64, {name}, {rhs_span} : i64, {rhs_pitch} : i64, 1 : i64>"
+    );
     let rhs_index = if rhs_transposed { "%n, %k" } else { "%k, %n" };
     let view = format!("!tile.view<2 : i64, {name}>");
     let mut body = String::new();

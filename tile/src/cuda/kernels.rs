@@ -3,6 +3,7 @@
 use super::Gpu;
 use super::module::{Image, Module};
 use super::once_map::OnceMap;
+use super::tensor_map::TensorMaps;
 use crate::error::{DeviceError, LaunchError};
 use crate::jit::disk::DiskCache;
 use crate::jit::{self, Artifact, Assembler, TensorFacts};
@@ -30,7 +31,29 @@ pub(crate) struct Loaded {
     pub remarks: Vec<String>,
     /// What a checked kernel checks; others nothing.
     pub checks: Vec<Check>,
+    pub(super) tensor_maps: TensorMaps,
+    /// What it was made of.
+    source: Source,
     _module: Module,
+}
+
+/// What a kernel is compiled from.
+struct Source {
+    gpu: &'static Gpu,
+    kernel: &'static KernelDef,
+    bindings: Bindings,
+    config: Config,
+    facts: Vec<TensorFacts>,
+    checked: bool,
+}
+
+impl Loaded {
+    /// The same kernel without tensor maps.
+    pub fn without_maps(&self) -> Result<Arc<Loaded>, LaunchError> {
+        let Source { gpu, kernel, bindings, config, facts, checked } = &self.source;
+        let plain = Config { warp_specialize: false, ..config.clone() };
+        gpu.load(kernel, bindings, &plain, facts, *checked)
+    }
 }
 
 // SAFETY: the driver lets every thread use its handles.
@@ -97,6 +120,15 @@ impl Gpu {
             smem_bytes: compiled.smem_bytes as u32,
             remarks,
             checks: compiled.checks,
+            tensor_maps: TensorMaps::new(compiled.tensor_maps),
+            source: Source {
+                gpu: self,
+                kernel,
+                bindings: bindings.clone(),
+                config: config.clone(),
+                facts: facts.to_vec(),
+                checked,
+            },
             _module: module,
         })
     }

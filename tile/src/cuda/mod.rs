@@ -17,6 +17,7 @@ mod params;
 mod prepared;
 mod stream;
 mod tensor;
+mod tensor_map;
 
 use crate::device::{Device, Inner};
 use crate::error::{DeviceError, LaunchError};

@@ -110,6 +110,16 @@ fn failed_check(kernel: &'static str, checks: &[Check], record: &DeviceBuffer) -
     Err(LaunchError::Kernel { kernel, program: program.map(|id| id as usize), place, error })
 }
 
+/// Adds a kernel's tensor maps to its parameters. Where a tensor has none, the kernel that takes none is the one to
+/// launch.
+fn add_maps(
+    loaded: &Arc<Loaded>,
+    args: &[Arg<'_>],
+    params: &mut Params,
+) -> Result<Option<Arc<Loaded>>, LaunchError> {
+    if loaded.tensor_maps.push(args, params) { Ok(None) } else { loaded.without_maps().map(Some) }
+}
+
 /// Launches a loaded kernel of a stream's device in that stream; one with checks is waited for.
 pub(crate) fn launch(
     kernel: &'static str,
@@ -123,14 +133,16 @@ pub(crate) fn launch(
             memory.acquire(stream, *access)?;
         }
     }
-    let (mut params, grid) = (params(args), grid.map(|extent| extent as u32));
+    let (mut words, grid) = (params(args), grid.map(|extent| extent as u32));
     if loaded.checks.is_empty() {
-        return submit(kernel, loaded, stream, grid, &params);
+        let other = add_maps(loaded, args, &mut words)?;
+        return submit(kernel, other.as_ref().unwrap_or(loaded), stream, grid, &words);
     }
     let record = DeviceBuffer::from_slice(&stream.device(), &[0u32; 4])?;
     record.memory().acquire(stream, Access::Write)?;
-    params.push(record.address());
-    submit(kernel, loaded, stream, grid, &params)?;
+    words.push(record.address());
+    let other = add_maps(loaded, args, &mut words)?;
+    submit(kernel, other.as_ref().unwrap_or(loaded), stream, grid, &words)?;
     failed_check(kernel, &loaded.checks, &record)
 }
 
@@ -146,12 +158,14 @@ impl Gpu {
     ) -> Result<Prepared, LaunchError> {
         let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
         let loaded = self.load(kernel, bindings, config, &facts, false)?;
+        let mut words = params(args);
+        let loaded = add_maps(&loaded, args, &mut words)?.unwrap_or(loaded);
         let memory = args.iter().filter_map(|arg| match arg {
             Arg::Tensor { memory, access, .. } => Some(((*memory).clone(), *access)),
             Arg::Scalar(_) => None,
         });
         let (memory, grid) = (memory.collect(), grid.map(|extent| extent as u32));
-        Ok(Prepared { gpu: self, kernel, loaded, grid, params: params(args), memory })
+        Ok(Prepared { gpu: self, kernel, loaded, grid, params: words, memory })
     }
 }
 

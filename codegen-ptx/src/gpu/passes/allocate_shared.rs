@@ -161,10 +161,12 @@ impl<'c> Search<'c> {
     fn needs(&mut self, op: Op<'c>, step: usize) {
         let result = || results_of(op)[0];
         let (bytes, align, life) = match GpuOp::of(op) {
-            Some(GpuOp::Alloc { .. }) => {
+            Some(GpuOp::Alloc { .. } | GpuOp::Mbarriers { .. }) => {
                 self.allocs.insert(result().to_raw().ptr as usize, self.buffers.len());
                 let smem = Smem::of(type_of(result())).expect("an allocation is of shared memory");
-                (smem.bytes(), ALIGN_BYTES, 0..0)
+                let is_mbarriers = matches!(GpuOp::of(op), Some(GpuOp::Mbarriers { .. }));
+                let align = if is_mbarriers { SCRATCH_ALIGN_BYTES } else { ALIGN_BYTES };
+                (smem.bytes(), align, 0..0)
             }
             Some(GpuOp::ConvertLayout { tile, .. }) => {
                 let layouts = layout_of(type_of(tile)).zip(layout_of(type_of(result())));

@@ -2,8 +2,13 @@
 
 mod allocate_shared;
 mod assign_layouts;
+mod copies;
+mod fence_operands;
+mod overlap_products;
 mod pipeline_loads;
 mod rewrite;
+mod start_ahead;
+mod warp_specialize;
 
 use super::facts::TensorFacts;
 use super::verify::{Violation, verify};
@@ -19,21 +24,41 @@ use tile_lang::DType;
 pub enum Pass {
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
+    /// Copies of loops are made by a warp of their own, as bulk copies into rings.
+    WarpSpecialize,
+    /// A loop's first product is started an iteration ahead.
+    StartAhead,
+    /// A loop's product runs while the next one's operands are waited for.
+    OverlapProducts,
     /// Copies of loops run ahead in a ring of buffers.
     PipelineLoads,
+    /// What threads write to shared memory is made visible to `wgmma`.
+    FenceOperands,
     /// Every buffer gets its offset.
     AllocateShared,
 }
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 3] = [Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared];
+    pub const ALL: [Pass; 7] = [
+        Pass::AssignLayouts,
+        Pass::WarpSpecialize,
+        Pass::StartAhead,
+        Pass::OverlapProducts,
+        Pass::PipelineLoads,
+        Pass::FenceOperands,
+        Pass::AllocateShared,
+    ];
 
     /// The pass's name: `assign-layouts`.
     pub fn name(self) -> &'static str {
         match self {
             Pass::AssignLayouts => "assign-layouts",
             Pass::PipelineLoads => "pipeline-loads",
+            Pass::WarpSpecialize => "warp-specialize",
+            Pass::StartAhead => "start-ahead",
+            Pass::OverlapProducts => "overlap-products",
+            Pass::FenceOperands => "fence-operands",
             Pass::AllocateShared => "allocate-shared",
         }
     }
@@ -46,6 +71,10 @@ impl Pass {
         match self {
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
+            Pass::WarpSpecialize => warp_specialize::run(module, cx),
+            Pass::StartAhead => start_ahead::run(module, cx),
+            Pass::OverlapProducts => overlap_products::run(module, cx),
+            Pass::FenceOperands => fence_operands::run(module, cx),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }
     }
@@ -68,6 +97,8 @@ pub struct PassContext {
     pub num_stages: usize,
     /// CTAs that are to be resident on an SM.
     pub occupancy: usize,
+    /// Whether loops' copies may be given to a warp of their own.
+    pub warp_specialize: bool,
     /// Facts about each tensor argument in order.
     pub facts: Vec<TensorFacts>,
     /// What each pass did and did not do.

@@ -13,17 +13,18 @@
 //! What is copied before the loop and read into registers is waited for after the first copies of the loop have
 //! started, if shared memory has room for both.
 
-use super::rewrite::{Renamed, address_of, clone_op, like};
+use super::copies::{Copy, address, copies, reads, use_slot, written_views};
+use super::rewrite::{Renamed, address_of, carry_more, clone_op};
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
-use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
+use crate::gpu::ops::{GpuBuilder, GpuOp};
 use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
-use melior::ir::{BlockLike, Region, RegionLike, Type, ValueLike};
+use melior::ir::{BlockLike, ValueLike};
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, erase, is_tile, is_unused, move_before, name_of,
-    nested_ops, operands_of, ops_of, replace_uses, results_of, root_view, set_attr, type_of,
+    Op, Val, args_of, blocks_of, defining_op, erase, is_unused, move_before, name_of, nested_ops,
+    operands_of, ops_of, results_of, root_view, set_attr, type_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -34,13 +35,7 @@ const PASS: Pass = Pass::PipelineLoads;
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
     let loops: Vec<Op> =
         nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for").collect();
-    let written: Vec<Val> = nested_ops(module.function())
-        .into_iter()
-        .filter_map(|op| match GpuOp::of(op) {
-            Some(GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. }) => Some(root_view(view)),
-            _ => None,
-        })
-        .collect();
+    let written = written_views(&module);
     // Inner loops first: rebuilding an outer loop would otherwise lose them.
     for op in loops.into_iter().rev() {
         let body = blocks_of(op)[0];
@@ -78,73 +73,6 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         }
     }
     Ok(module)
-}
-
-/// A copy to shared memory that is waited for at once: barrier, copy, commit, wait, barrier.
-struct Copy<'c> {
-    before: Option<Op<'c>>,
-    copy: Op<'c>,
-    commit: Op<'c>,
-    wait: Op<'c>,
-    after: Op<'c>,
-    view: Val<'c>,
-    smem: Val<'c>,
-}
-
-/// The copies that a block waits for one by one.
-fn copies<'c>(block: Blk<'c>) -> Vec<Copy<'c>> {
-    let ops: Vec<Op<'c>> = ops_of(block).collect();
-    let mut found = Vec::new();
-    for (i, window) in ops.windows(4).enumerate() {
-        let [copy, commit, wait, after] = window[..] else { continue };
-        let kinds = (GpuOp::of(copy), GpuOp::of(commit), GpuOp::of(wait), GpuOp::of(after));
-        if let (
-            Some(GpuOp::AsyncCopy { view, smem, .. }),
-            Some(GpuOp::Commit),
-            Some(GpuOp::Wait { pending: 0 }),
-            Some(GpuOp::Barrier),
-        ) = kinds
-        {
-            let before = i.checked_sub(1).map(|i| ops[i]).filter(|op| GpuOp::of(*op) == Some(GpuOp::Barrier));
-            found.push(Copy { before, copy, commit, wait, after, view, smem });
-        }
-    }
-    found
-}
-
-/// The operations of the loop's body that a copy's address is computed by, in order; none when it depends on what
-/// the loop carries, or reads from a tensor that the kernel writes. Single elements of other tensors, such as the
-/// pages of a cache, are read ahead with the address: only for iterations there are, and inside their tensor.
-fn address<'c>(copy: &Copy<'c>, body: Blk<'c>, written: &[Val<'c>]) -> Option<Vec<Op<'c>>> {
-    let variable = args_of(body)[0];
-    let mut slice: Vec<Op<'c>> = Vec::new();
-    let mut pending = operands_of(copy.copy);
-    while let Some(value) = pending.pop() {
-        let Some(op) = defining_op(value) else {
-            let carried = args_of(body).contains(&value) && value != variable;
-            if carried {
-                return None;
-            }
-            continue;
-        };
-        if op.block().is_none_or(|b| b != body) || slice.contains(&op) {
-            continue;
-        }
-        let name = name_of(op);
-        let pure = match name.as_str() {
-            "tile.dim" | "tile.program_id" | "tile.num_programs" | "tile.slice" | "tile.cast" => true,
-            "tile.at" => !written.contains(&root_view(operands_of(op)[0])),
-            _ => name.starts_with("arith."),
-        };
-        if !pure || results_of(op).into_iter().any(|r| is_tile(type_of(r))) {
-            return None;
-        }
-        slice.push(op);
-        pending.extend(op.operands());
-    }
-    let order: Vec<Op> = ops_of(body).collect();
-    slice.sort_by_key(|op| order.iter().position(|o| o == op));
-    Some(slice)
 }
 
 /// A copy and the operations that compute its address.
@@ -260,43 +188,7 @@ fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mu
     let yielded: Vec<Val> = operands_of(end).into_iter().chain([next]).collect();
     bottom.op("scf.yield", &yielded, &[], &[]);
     erase(end);
-    rebuild(&before, op, &operands, first);
-}
-
-/// Makes reads of a ring in a block read `slot`.
-fn use_slot<'c>(block: Blk<'c>, smem: Val<'c>, slot: Val<'c>) {
-    for op in ops_of(block) {
-        match GpuOp::of(op) {
-            Some(GpuOp::MmaSync { lhs, rhs, .. }) => {
-                for operand in [lhs, rhs] {
-                    if let MmaOperand::Shared { smem: read, slot: old, .. } = operand
-                        && read == smem
-                    {
-                        replace_uses(old, slot);
-                    }
-                }
-            }
-            Some(GpuOp::LocalLoad { smem: read, slot: old, .. }) if read == smem => replace_uses(old, slot),
-            _ => {}
-        }
-        blocks_of(op).into_iter().for_each(|inner| use_slot(inner, smem, slot));
-    }
-}
-
-/// Replaces a loop by one with the same body that carries one more value.
-fn rebuild<'c>(b: &Builder<'c>, old: Op<'c>, operands: &[Val<'c>], extra: Val<'c>) {
-    let region = Region::new();
-    let source = old.region(0).expect("a loop has a body");
-    // SAFETY: both regions are live; the old loop is erased below.
-    unsafe { mlir_sys::mlirRegionTakeBody(region.to_raw(), source.to_raw()) };
-    let operands: Vec<Val> = operands.iter().copied().chain([extra]).collect();
-    let results = results_of(old);
-    let types: Vec<Type> = results.iter().map(|r| type_of(*r)).chain([type_of(extra)]).collect();
-    let new = like(b, old, &operands, &types, vec![region]);
-    for (old, new) in results.into_iter().zip(results_of(new)) {
-        replace_uses(old, new);
-    }
-    erase(old);
+    carry_more(&before, op, &operands, &[first]);
 }
 
 /// A wait in front of a loop, with its barrier and the reads behind it, none of which is needed before the loop.
@@ -385,10 +277,4 @@ fn start_together<'c>(module: &Module<'c>, copies: Vec<Ready<'c>>) {
             erase(op);
         }
     }
-}
-
-/// True when an operation or one inside of it uses a buffer.
-fn reads<'c>(op: Op<'c>, smem: Val<'c>) -> bool {
-    let uses = |op: Op<'c>| op.operands().any(|v| v == smem);
-    uses(op) || nested_ops(op).into_iter().any(uses)
 }

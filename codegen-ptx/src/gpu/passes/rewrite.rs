@@ -2,10 +2,10 @@
 
 use melior::ir::attribute::Attribute;
 use melior::ir::operation::OperationLike;
-use melior::ir::{Region, Type, ValueLike};
+use melior::ir::{Region, RegionLike, Type, ValueLike};
 use std::collections::HashMap;
 use tile_ir::Builder;
-use tile_ir::types::{Op, Val, name_of, results_of, type_of};
+use tile_ir::types::{Op, Val, erase, name_of, replace_uses, results_of, type_of};
 
 /// Values to use instead of others, by address.
 pub(super) type Renamed<'c> = HashMap<usize, Val<'c>>;
@@ -45,4 +45,29 @@ pub(super) fn clone_op<'c>(b: &Builder<'c>, op: Op<'c>, renamed: &mut Renamed<'c
     for (old, new) in results_of(op).into_iter().zip(results_of(copy)) {
         renamed.insert(address_of(old), new);
     }
+}
+
+/// Replaces a loop by one with the same body that carries more values, `extra` at first; the body has their
+/// arguments already, and yields them. Returns what they are after the loop.
+pub(super) fn carry_more<'c>(
+    b: &Builder<'c>,
+    old: Op<'c>,
+    operands: &[Val<'c>],
+    extra: &[Val<'c>],
+) -> Vec<Val<'c>> {
+    let region = Region::new();
+    let source = old.region(0).expect("a loop has a body");
+    // SAFETY: both regions are live; the old loop is erased below.
+    unsafe { mlir_sys::mlirRegionTakeBody(region.to_raw(), source.to_raw()) };
+    let operands: Vec<Val> = operands.iter().chain(extra).copied().collect();
+    let results = results_of(old);
+    let types: Vec<Type> =
+        results.iter().map(|r| type_of(*r)).chain(extra.iter().map(|e| type_of(*e))).collect();
+    let new = like(b, old, &operands, &types, vec![region]);
+    let new = results_of(new);
+    for (old, new) in results.iter().zip(&new) {
+        replace_uses(*old, *new);
+    }
+    erase(old);
+    new[results.len()..].to_vec()
 }

@@ -2,7 +2,7 @@
 
 use super::graph::{Graph, Key, Kind, LoadedOperand, carried, key, loaded_operand, op_key, tile_of};
 use super::homes::{Homes, Strength, coalesced, elem_bytes, row_major, vec_bytes};
-use super::products::{Product, Products};
+use super::products::{Product, Products, Split};
 use super::{LayoutId, Layouts, PASS, PassContext};
 use crate::layout::LinearLayout;
 use melior::ir::operation::OperationLike;
@@ -313,7 +313,8 @@ impl<'c> Walk<'_, 'c> {
             return OperandPlan::Registers;
         };
         let staged = op_key(loaded.load);
-        if self.graph.depth(loaded.load) < self.graph.depth(op) {
+        let by_wgmma = matches!(product.split, Split::Groups(_));
+        if !by_wgmma && self.graph.depth(loaded.load) < self.graph.depth(op) {
             let registers = self.layouts.get(fragment).num_registers() * dtype.bits() as usize / 32;
             let (used, available) = (self.loop_registers(op), self.cx.registers_per_thread());
             let place = Place::of(loaded.load.location());

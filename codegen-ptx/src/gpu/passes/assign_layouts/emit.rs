@@ -3,7 +3,7 @@
 use super::demands::{Demands, OperandPlan, before_broadcast, before_transpose};
 use super::graph::{Graph, Key, Kind, key, op_key, tile_of};
 use super::homes::vec_bytes;
-use super::products::Products;
+use super::products::{Products, Split};
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::gpu::dialect::{Smem, distributed_type};
 use crate::gpu::ops::{GpuBuilder, MmaOperand};
@@ -259,7 +259,11 @@ impl<'c> Emitter<'_, 'c> {
                 let plans = this.demands.operands[&op_key(op)];
                 let lhs = this.operand(b, *lhs, plans[0], product.lhs, product.dtype);
                 let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
-                b.mma_sync(lhs, rhs, this.value(*acc, id), product.warps)
+                let acc = this.value(*acc, id);
+                match product.split {
+                    Split::Warps(warps) => b.mma_sync(lhs, rhs, acc, warps),
+                    Split::Groups(groups) => b.wgmma_wait(&[b.wgmma(lhs, rhs, acc, groups)], 0)[0],
+                }
             }),
             TileOp::ProgramId { .. }
             | TileOp::NumPrograms { .. }
@@ -305,7 +309,10 @@ impl<'c> Emitter<'_, 'c> {
         let cols = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().product::<usize>() / cols;
         let entry = self.entry.expect("the function is being written");
-        let smem = Builder::at_end(self.context, entry, b.location()).alloc(Smem::new(rows, cols, dtype, 1));
+        // What descriptors and tensor maps describe is cut into panels.
+        let panels = self.cx.target.has_wgmma();
+        let smem = if panels { Smem::panels(rows, cols, dtype, 1) } else { Smem::new(rows, cols, dtype, 1) };
+        let smem = Builder::at_end(self.context, entry, b.location()).alloc(smem);
         let slot = b.int_const(DType::I32, 0);
         if self.graph.depth(op) > 0 {
             // The slot is written again: everyone must be done with it.

@@ -1,20 +1,29 @@
 //! How warps split each product.
 
-use super::graph::{Graph, Key, Kind, carried, key, op_key, tile_of};
+use super::graph::{Graph, Key, Kind, carried, key, loaded_operand, op_key, tile_of};
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
-use crate::layout::mma;
+use crate::layout::{SharedLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
 use std::collections::{HashMap, HashSet};
 use tile_ir::TileOp;
 use tile_ir::context::Place;
-use tile_ir::types::{Val, is_tile, results_of, type_of};
+use tile_ir::types::{Op, Val, is_tile, results_of, type_of};
 use tile_lang::DType;
+
+/// What multiplies, and how its parts split the accumulator, as rows by columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Split {
+    /// Warps, by `mma.sync`.
+    Warps([usize; 2]),
+    /// Warpgroups, by `wgmma`, which reads the rhs, and a loaded lhs, from shared memory.
+    Groups([usize; 2]),
+}
 
 /// One product.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Product {
-    /// Warps as rows by columns of the accumulator.
-    pub warps: [usize; 2],
+    /// The instruction, and its part of the accumulator.
+    pub split: Split,
     /// The dtype that is multiplied: the operands', or f16 for f8 where no instruction takes it.
     pub dtype: DType,
     /// Layout of the accumulator.
@@ -55,13 +64,36 @@ pub(super) fn plan(
     let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
     let mut products = Products::new();
     for (op, place, [m, n, k], dtype, _) in found {
+        if cx.target.has_wgmma() {
+            match warpgroups(graph, op, [m, n, k], dtype, cx.num_warps) {
+                Ok(groups) => {
+                    let [groups_m, groups_n] = groups;
+                    let message =
+                        format!("mma {m}x{n}x{k} of {dtype}: wgmma by warpgroups {groups_m}x{groups_n}");
+                    cx.remark(PASS, place, message);
+                    let product = Product {
+                        split: Split::Groups(groups),
+                        dtype,
+                        acc: layouts.id(wgmma::acc(m, n, groups)),
+                        lhs: layouts.id(wgmma::lhs(m, k, groups, dtype)),
+                        // Never in registers.
+                        rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], dtype)),
+                    };
+                    products.insert(op_key(op), product);
+                    continue;
+                }
+                Err(why) => {
+                    cx.remark(PASS, place.clone(), format!("mma {m}x{n}x{k} of {dtype} is no wgmma: {why}"));
+                }
+            }
+        }
         let rows = by_rows.contains(&m);
         let warps = if rows { split_rows(m, cx.num_warps) } else { split_evenly(m, n, cx.num_warps) };
         let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
         let [warps_m, warps_n] = warps;
         cx.remark(PASS, place, format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"));
         let product = Product {
-            warps,
+            split: Split::Warps(warps),
             dtype,
             acc: layouts.id(mma::acc(m, n, warps)),
             lhs: layouts.id(mma::lhs(m, k, warps, dtype)),
@@ -70,6 +102,42 @@ pub(super) fn plan(
         products.insert(op_key(op), product);
     }
     Ok(products)
+}
+
+/// How warpgroups split a product, or why `wgmma` cannot compute it.
+fn warpgroups<'c>(
+    graph: &Graph<'c>,
+    op: Op<'c>,
+    shape: [usize; 3],
+    dtype: DType,
+    num_warps: usize,
+) -> Result<[usize; 2], &'static str> {
+    let Kind::Tile(TileOp::Mma { lhs, rhs, .. }) = graph.kind(op) else { return Err("it is no product") };
+    if !matches!(dtype, DType::F16 | DType::BF16) {
+        // f32 operands would be cut to tf32 instead of rounded; f8 products would keep fewer bits of sums.
+        return Err("its operands are not of 16 bits");
+    }
+    let groups = wgmma::split(shape, num_warps, dtype)
+        .ok_or("it takes 64 rows and 8 to 256 columns a warpgroup of 4 warps")?;
+    let [_, n, _] = shape;
+    let described = |operand: Val<'c>, is_rhs: bool, extent: usize| {
+        let loaded = loaded_operand(graph, operand).filter(|_| tile_of(operand).1 == dtype)?;
+        let (shape, element) = tile_of(results_of(loaded.load)[0]);
+        let cols = *shape.last()?;
+        let rows = shape.iter().product::<usize>() / cols;
+        let layout = SharedLayout::panels(rows, cols, element.bits() as usize / 8);
+        let described = wgmma::Operand::new(layout, dtype, loaded.transposed == is_rhs, extent).is_some();
+        Some(described)
+    };
+    match described(*rhs, true, n / groups[1]) {
+        None => return Err("its rhs is not a load's tile"),
+        Some(false) => return Err("no descriptor describes its rhs"),
+        Some(true) => {}
+    }
+    match described(*lhs, false, wgmma::M) {
+        Some(false) => Err("no descriptor describes its lhs"),
+        _ => Ok(groups),
+    }
 }
 
 /// Each warp gets whole rows, as far as there are 16 for each.

@@ -1,0 +1,56 @@
+//! What a launch of a kernel needs beside its arguments.
+
+use super::dialect::Smem;
+use super::ops::GpuOp;
+use serde::{Deserialize, Serialize};
+use tile_ir::Module;
+use tile_ir::types::{args_of, nested_ops, type_of, view_of};
+
+/// A map of a tensor argument, from which bulk copies take blocks. The host encodes it, for the tensor's address,
+/// extents and strides, with zeros where a block leaves the tensor; the kernel takes it as a parameter of 128
+/// bytes after its arguments.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct TensorMap {
+    /// Number of the tensor among the tensor arguments.
+    pub tensor: usize,
+    /// Elements of one copy in each dimension, outermost first.
+    pub box_shape: Vec<usize>,
+    /// Bytes of the span within which 16-byte chunks are permuted in shared memory: 128, 64, 32, or 0 for none.
+    pub swizzle_bytes: usize,
+}
+
+/// What a launch needs beside arguments and shared memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LaunchNeeds {
+    /// Warps beside those that tiles are spread over.
+    pub producer_warps: usize,
+    /// The tensor maps, by number.
+    pub tensor_maps: Vec<TensorMap>,
+}
+
+impl LaunchNeeds {
+    /// Reads a module of the gpu level.
+    pub fn of(module: &Module) -> LaunchNeeds {
+        let arguments = args_of(module.entry());
+        let views: Vec<_> = arguments.into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
+        let mut needs = LaunchNeeds::default();
+        let mut maps = Vec::new();
+        for op in nested_ops(module.function()) {
+            match GpuOp::of(op) {
+                Some(GpuOp::Producer { warps, .. }) => needs.producer_warps = warps,
+                Some(GpuOp::TmaCopy { view, smem, box_shape, map, .. }) => {
+                    let tensor = views.iter().position(|v| *v == view);
+                    if let Some((tensor, smem)) = tensor.zip(Smem::of(type_of(smem))) {
+                        let swizzle_bytes = smem.layout.span_bytes;
+                        maps.push((map, TensorMap { tensor, box_shape, swizzle_bytes }));
+                    }
+                }
+                _ => {}
+            }
+        }
+        maps.sort_by_key(|(number, _)| *number);
+        maps.dedup();
+        needs.tensor_maps = maps.into_iter().map(|(_, map)| map).collect();
+        needs
+    }
+}

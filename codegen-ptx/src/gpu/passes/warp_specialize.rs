@@ -1,0 +1,457 @@
+//! Gives the copies of loops to a warp of their own, which runs ahead of the warps that compute.
+//!
+//! Input: a gpu-level module in which each copy to shared memory is waited for where it is made. Output: the same,
+//! where the copies of innermost loops go to rings of `num_stages` slots, filled by bulk copies of one thread of an
+//! additional warp. Copies that nothing reads in between share a ring, with two mbarriers for each slot: one thread
+//! waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies; the other warps
+//! wait until it is `full`, read it, and arrive at `empty` after the last read. Invariant: in every iteration both
+//! sides wait and arrive once at each ring, so that slot and parity of an iteration are the same on both sides.
+//!
+//! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
+//! it is where that is not arithmetic on scalars alone, or where a tensor does not allow bulk copies.
+
+use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
+use super::rewrite::{Renamed, address_of, carry_more, clone_op};
+use super::{Pass, PassContext, PassError};
+use crate::gpu::dialect::Smem;
+use crate::gpu::launch::TensorMap;
+use crate::gpu::ops::{GpuBuilder, GpuOp};
+use crate::layout::wgmma;
+use melior::ir::attribute::IntegerAttribute;
+use melior::ir::operation::OperationLike;
+use melior::ir::{BlockLike, ValueLike};
+use std::collections::HashSet;
+use std::convert::Infallible;
+use tile_ir::context::Place;
+use tile_ir::types::{
+    Blk, Op, Val, args_of, blocks_of, defining_op, element_type, erase, move_before, name_of, nested_ops,
+    operands_of, ops_of, results_of, root_view, type_of, view_of,
+};
+use tile_ir::{Builder, Module};
+use tile_lang::DType;
+
+const PASS: Pass = Pass::WarpSpecialize;
+/// Strides and addresses of tensors that bulk copies read are multiples of this.
+const TMA_ALIGN_BYTES: usize = 16;
+/// Spans after which a swizzle repeats, which has to be at the start of each panel.
+const SWIZZLE_ROWS: usize = 8;
+/// Elements of a box in one dimension.
+const MAX_BOX: usize = 256;
+/// Dimensions of a tensor map.
+const MAX_RANK: usize = 5;
+/// `eq` among the predicates of `arith.cmpi`.
+const EQUAL: i64 = 0;
+
+/// A copy, what computes its address in the loop, and its tensor map.
+struct Filled<'c> {
+    copy: Copy<'c>,
+    address: Vec<Op<'c>>,
+    map: usize,
+    box_shape: Vec<usize>,
+}
+
+/// Copies that complete on one barrier.
+struct Ring<'c> {
+    copies: Vec<Filled<'c>>,
+    full: Option<Val<'c>>,
+    empty: Option<Val<'c>>,
+}
+
+/// A loop whose copies are taken out.
+struct Plan<'c> {
+    /// The loops it is in, outermost first, and itself.
+    nest: Vec<Op<'c>>,
+    rings: Vec<Ring<'c>>,
+}
+
+/// Runs the pass.
+pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
+    if cx.num_stages < 2 || !cx.warp_specialize {
+        return Ok(module);
+    }
+    let mut planner = Planner {
+        module: &module,
+        written: written_views(&module),
+        maps: Vec::new(),
+        needed: HashSet::new(),
+        taken: Vec::new(),
+    };
+    let mut plans = Vec::new();
+    for op in nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for") {
+        let holds_loop =
+            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
+        if holds_loop || copies(blocks_of(op)[0]).is_empty() {
+            continue;
+        }
+        let place = Place::of(op.location());
+        match planner.plan(op, cx) {
+            Ok(plan) => {
+                let (count, rings) =
+                    (plan.rings.iter().map(|r| r.copies.len()).sum::<usize>(), plan.rings.len());
+                let message = format!(
+                    "{count} copies are made by a warp of their own, in {rings} rings of {} slots",
+                    cx.num_stages
+                );
+                cx.remark(PASS, place, message);
+                plans.push(plan);
+            }
+            Err(why) => cx.remark(PASS, place, format!("no warp of its own copies: {why}")),
+        }
+    }
+    let needed = planner.needed;
+    if plans.is_empty() {
+        return Ok(module);
+    }
+    start(&module, &mut plans, &needed, cx);
+    for plan in plans {
+        consume(&module, plan, cx.num_stages);
+    }
+    Ok(module)
+}
+
+struct Planner<'a, 'c> {
+    module: &'a Module<'c>,
+    written: Vec<Val<'c>>,
+    maps: Vec<TensorMap>,
+    /// What the copying warp computes, by address of the operation.
+    needed: HashSet<usize>,
+    /// Outer loops that hold a plan already.
+    taken: Vec<Op<'c>>,
+}
+
+/// The address of an operation.
+fn op_address(op: Op) -> usize {
+    op.to_raw().ptr as usize
+}
+
+impl<'c> Planner<'_, 'c> {
+    /// Plans a loop, or says why its copies stay.
+    fn plan(&mut self, op: Op<'c>, cx: &PassContext) -> Result<Plan<'c>, String> {
+        let mut nest = vec![op];
+        while let Some(parent) = nest[0].parent_operation().filter(|p| *p != self.module.function()) {
+            if name_of(parent) != "scf.for" {
+                return Err("the loop is not in loops alone".to_owned());
+            }
+            nest.insert(0, parent);
+        }
+        if nest.iter().any(|op| self.taken.contains(op)) {
+            return Err("a loop around it holds another that copies".to_owned());
+        }
+        let body = blocks_of(op)[0];
+        let order: Vec<Op> = ops_of(body).collect();
+        if order.iter().any(|op| matches!(GpuOp::of(*op), Some(GpuOp::Copy { .. }))) {
+            return Err("the threads that compute make some copies themselves".to_owned());
+        }
+        let position = |op: Op<'c>| order.iter().position(|o| *o == op).unwrap_or(order.len());
+        let (mut needed, mut rings): (HashSet<usize>, Vec<Ring>) = (HashSet::new(), Vec::new());
+        for copy in copies(body) {
+            let known = address(&copy, body, &self.written);
+            let known = known.filter(|_| !self.written.contains(&root_view(copy.view)));
+            let address = known.ok_or("what a copy reads is not known ahead")?;
+            let (map, box_shape) = self.map(&copy, cx)?;
+            self.close(operands_of(copy.copy), &nest, &mut needed)?;
+            let shares = rings.last().and_then(|r| r.copies.last()).is_some_and(|last| {
+                let (from, to) = (position(last.copy.after), position(copy.wait));
+                !order[from..to].iter().any(|op| reads(*op, last.copy.smem))
+            });
+            let filled = Filled { copy, address, map, box_shape };
+            match rings.last_mut().filter(|_| shares) {
+                Some(ring) => ring.copies.push(filled),
+                None => rings.push(Ring { copies: vec![filled], full: None, empty: None }),
+            }
+        }
+        for op in &nest {
+            self.close(operands_of(*op)[..3].to_vec(), &nest, &mut needed)?;
+        }
+        self.needed.extend(needed);
+        self.taken.extend(&nest);
+        Ok(Plan { nest, rings })
+    }
+
+    /// Adds what values are computed by, which must be arithmetic on what the function is given and what the loops
+    /// count.
+    fn close(
+        &self,
+        values: Vec<Val<'c>>,
+        nest: &[Op<'c>],
+        needed: &mut HashSet<usize>,
+    ) -> Result<(), String> {
+        let blocks: Vec<Blk> = nest.iter().map(|op| blocks_of(*op)[0]).chain([self.module.entry()]).collect();
+        let mut pending = values;
+        while let Some(value) = pending.pop() {
+            let Some(op) = defining_op(value) else {
+                let counted = nest.iter().any(|op| args_of(blocks_of(*op)[0])[0] == value);
+                if counted || args_of(self.module.entry()).contains(&value) {
+                    continue;
+                }
+                return Err("what a copy reads depends on what a loop carries".to_owned());
+            };
+            if matches!(GpuOp::of(op), Some(GpuOp::Alloc { .. })) {
+                continue;
+            }
+            if !is_scalar_arithmetic(op, &self.written) || !op.block().is_some_and(|b| blocks.contains(&b)) {
+                return Err(format!("what a copy reads depends on {}", name_of(op)));
+            }
+            if needed.insert(op_address(op)) {
+                pending.extend(op.operands());
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensor map of a copy, by number, with its box.
+    fn map(&mut self, copy: &Copy<'c>, cx: &PassContext) -> Result<(usize, Vec<usize>), String> {
+        let Some(GpuOp::AsyncCopy { view, smem, tile_shape, .. }) = GpuOp::of(copy.copy) else {
+            return Err("it is no copy".to_owned());
+        };
+        let views = args_of(self.module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
+        let tensor = views.into_iter().position(|v| v == view).ok_or("a copy is not from an argument")?;
+        let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
+        let (facts, elem_bytes, rank) = (&cx.facts[tensor], smem.layout.elem_bytes, tile_shape.len());
+        let no = |why: &str| Err(format!("argument {tensor} allows no bulk copies: {why}"));
+        if !matches!(smem.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN | DType::I32) {
+            return no("its elements have no form in tensor maps");
+        }
+        if rank > MAX_RANK {
+            return no("it has more than 5 dimensions");
+        }
+        if facts.unit_stride != Some(rank - 1) {
+            return no("its last dimension is not known to be contiguous");
+        }
+        let aligned = |elems: &usize| (elems * elem_bytes).is_multiple_of(TMA_ALIGN_BYTES);
+        let strides = &facts.stride_divisor[..rank - 1];
+        if !facts.align_bytes.is_multiple_of(TMA_ALIGN_BYTES) || !strides.iter().all(aligned) {
+            return no("its address and strides are not known to be multiples of 16 bytes");
+        }
+        let mut box_shape = tile_shape;
+        box_shape[rank - 1] = smem.layout.pitch_bytes / elem_bytes;
+        if !aligned(&box_shape[rank - 1]) || box_shape.iter().any(|&size| size > MAX_BOX) {
+            return no("a box has rows under 16 bytes, or more than 256 of them");
+        }
+        let map = TensorMap { tensor, box_shape: box_shape.clone(), swizzle_bytes: smem.layout.span_bytes };
+        if !smem
+            .layout
+            .panel_bytes()
+            .is_multiple_of(SWIZZLE_ROWS * smem.layout.span_bytes.max(TMA_ALIGN_BYTES))
+        {
+            return no("a tile has fewer rows than a swizzle takes to repeat");
+        }
+        let known = self.maps.iter().position(|m| *m == map);
+        let number = known.unwrap_or_else(|| {
+            self.maps.push(map);
+            self.maps.len() - 1
+        });
+        Ok((number, box_shape))
+    }
+}
+
+/// Slot and parity of an iteration's phase.
+pub(super) type Turn<'c> = [Val<'c>; 2];
+
+/// The turn of the iteration after.
+pub(super) fn next<'c>(b: &Builder<'c>, [slot, parity]: Turn<'c>, stages: usize) -> Turn<'c> {
+    let number = |value: usize| b.int_const(DType::I32, value as i64);
+    let one = number(1);
+    let after = b.same("arith.addi", &[slot, one]);
+    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), EQUAL).into();
+    let bool_type = element_type(b.context(), DType::Bool);
+    let around = b.value("arith.cmpi", &[after, number(stages)], bool_type, &[("predicate", predicate)]);
+    let flipped = b.same("arith.xori", &[parity, one]);
+    let select = |a, other| b.value("arith.select", &[around, a, other], type_of(slot), &[]);
+    [select(number(0), after), select(flipped, parity)]
+}
+
+/// Puts barriers, buffers and the copying warp's branch in front of everything.
+fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize>, cx: &PassContext) {
+    let stages = cx.num_stages;
+    let first = ops_of(module.entry()).next().expect("a function has a terminator");
+    let b = Builder::before(module.context(), first);
+    for ring in plans.iter_mut().flat_map(|p| &mut p.rings) {
+        ring.full = Some(b.mbarriers(stages, 1));
+        ring.empty = Some(b.mbarriers(stages, cx.num_warps));
+        for Filled { copy, .. } in &ring.copies {
+            let one = Smem::of(type_of(copy.smem)).expect("a copy goes to shared memory");
+            copy.smem.set_type(Smem { slots: stages, ..one }.ty(module.context()));
+            if let Some(alloc) = defining_op(copy.smem).filter(|alloc| *alloc != first) {
+                move_before(alloc, first);
+            }
+        }
+    }
+    let (warps, registers) = roles(cx);
+    let role = b.producer(warps, registers);
+    let made = b.if_else(
+        role,
+        &[],
+        |b| {
+            let mut producer = Producer { plans, needed, stages, renamed: Renamed::new() };
+            let (slot, parity) = (b.int_const(DType::I32, 0), b.int_const(DType::I32, 1));
+            let mut turns: Vec<Turn> = vec![[slot, parity]; producer.plans.len()];
+            producer.block(b, module.entry(), &mut turns);
+            Ok::<_, Infallible>(Vec::new())
+        },
+        |_| Ok(Vec::new()),
+    );
+    let Ok(_) = made;
+}
+
+/// Registers of a thread that only copies; the least that can be asked for.
+const COPYING_REGISTERS: usize = 24;
+/// The most registers that a thread can ask for, as multiples of 8 go.
+const MAX_REGISTERS: usize = 240;
+
+/// How many warps copy, and the registers of their threads and the others'. Where the CTA's warps leave a thread
+/// less than it can have, a whole warpgroup copies, so that it can hand registers over.
+fn roles(cx: &PassContext) -> (usize, Option<[usize; 2]>) {
+    let limits = &cx.target.limits;
+    let registers = limits.registers_per_sm as usize / cx.occupancy.max(1);
+    // Registers are a quarter of the SM's for each quarter of the warps.
+    let alone = registers / 4 / ((cx.num_warps + 1).div_ceil(4) * 32) / 8 * 8;
+    if alone >= MAX_REGISTERS
+        || cx.occupancy > 1
+        || !cx.target.has_setmaxnreg()
+        || !cx.num_warps.is_multiple_of(wgmma::WARPS)
+    {
+        return (1, None);
+    }
+    let left = registers - wgmma::WARPS * 32 * COPYING_REGISTERS;
+    let others = (left / (cx.num_warps * 32) / 8 * 8).min(MAX_REGISTERS);
+    (wgmma::WARPS, Some([COPYING_REGISTERS, others]))
+}
+
+/// Writes the copying warp's branch.
+struct Producer<'a, 'c> {
+    plans: &'a [Plan<'c>],
+    needed: &'a HashSet<usize>,
+    stages: usize,
+    renamed: Renamed<'c>,
+}
+
+impl<'c> Producer<'_, 'c> {
+    fn value(&self, value: Val<'c>) -> Val<'c> {
+        self.renamed.get(&address_of(value)).copied().unwrap_or(value)
+    }
+
+    /// What of a block's operations is needed, and the loops with copies; `turns` are each plan's.
+    fn block(&mut self, b: &Builder<'c>, block: Blk<'c>, turns: &mut Vec<Turn<'c>>) {
+        for op in ops_of(block) {
+            if self.needed.contains(&op_address(op)) {
+                clone_op(b, op, &mut self.renamed);
+            } else if self.plans.iter().any(|p| p.nest.contains(&op)) {
+                self.nest(b, op, turns);
+            }
+        }
+    }
+
+    fn nest(&mut self, b: &Builder<'c>, op: Op<'c>, turns: &mut Vec<Turn<'c>>) {
+        let bounds: Vec<Val> = operands_of(op)[..3].iter().map(|v| self.value(*v)).collect();
+        let body = blocks_of(op)[0];
+        let flat: Vec<Val> = turns.concat();
+        let loops = b.for_loop([bounds[0], bounds[1], bounds[2]], &flat, |b, variable, carried| {
+            self.renamed.insert(address_of(args_of(body)[0]), variable);
+            let mut turns: Vec<Turn> = carried.chunks(2).map(|pair| [pair[0], pair[1]]).collect();
+            match self.plans.iter().position(|p| p.nest.last() == Some(&op)) {
+                Some(number) => turns[number] = self.fill(b, number, turns[number]),
+                None => self.block(b, body, &mut turns),
+            }
+            Ok::<_, Infallible>(turns.concat())
+        });
+        let Ok(results) = loops;
+        *turns = results.chunks(2).map(|pair| [pair[0], pair[1]]).collect();
+    }
+
+    /// One iteration's copies.
+    fn fill(&mut self, b: &Builder<'c>, number: usize, [slot, parity]: Turn<'c>) -> Turn<'c> {
+        let plans = self.plans;
+        for ring in &plans[number].rings {
+            let (Some(full), Some(empty)) = (ring.full, ring.empty) else { continue };
+            let bytes = |filled: &Filled| Smem::of(type_of(filled.copy.smem)).map_or(0, |s| s.layout.bytes());
+            b.mbarrier_wait(empty, slot, parity);
+            b.expect(full, slot, ring.copies.iter().map(bytes).sum());
+            for filled in &ring.copies {
+                let Some(GpuOp::AsyncCopy { view, index, smem, tile_shape, .. }) =
+                    GpuOp::of(filled.copy.copy)
+                else {
+                    continue;
+                };
+                for op in &filled.address {
+                    clone_op(b, *op, &mut self.renamed);
+                }
+                let index: Vec<Val> = index.iter().map(|i| self.value(*i)).collect();
+                let shapes = (&tile_shape[..], &filled.box_shape[..]);
+                b.tma_copy((view, &index), [smem, full, slot], shapes, filled.map);
+            }
+        }
+        next(b, [slot, parity], self.stages)
+    }
+}
+
+/// Rewrites a loop to wait for its rings and release them, and the loops around it to carry the turn.
+fn consume<'c>(module: &Module<'c>, plan: Plan<'c>, stages: usize) {
+    let context = module.context();
+    let i32_type = element_type(context, DType::I32);
+    let Some((op, outer)) = plan.nest.split_last() else { return };
+    let body = blocks_of(*op)[0];
+    let turn = [(); 2].map(|()| -> Val { body.add_argument(i32_type, op.location()) });
+    for ring in plan.rings {
+        let (Some(full), Some(empty), Some(last)) = (ring.full, ring.empty, ring.copies.last()) else {
+            continue;
+        };
+        Builder::before(context, last.copy.wait).mbarrier_wait(full, turn[0], turn[1]);
+        release_after_reads(module, body, &ring.copies, (empty, turn[0]));
+        for Filled { copy, .. } in ring.copies {
+            use_slot(body, copy.smem, turn[0]);
+            for op in copy.before.into_iter().chain([copy.after, copy.wait, copy.commit, copy.copy]) {
+                erase(op);
+            }
+        }
+    }
+    let end = ops_of(body).last().expect("a loop's body has a terminator");
+    let following = next(&Builder::before(context, end), turn, stages);
+    yield_more(module, body, &following);
+
+    // From the inside out, each loop hands the turn to the one in it.
+    let mut handed: Vec<Turn> = Vec::new();
+    let front = Builder::before(context, plan.nest[0]);
+    handed.push([(); 2].map(|()| front.int_const(DType::I32, 0)));
+    for op in outer {
+        let block = blocks_of(*op)[0];
+        handed.push([(); 2].map(|()| -> Val { block.add_argument(i32_type, op.location()) }));
+    }
+    for (level, op) in plan.nest.iter().enumerate().rev() {
+        let b = Builder::before(context, *op);
+        let results = carry_more(&b, *op, &operands_of(*op), &handed[level]);
+        if let Some(around) = level.checked_sub(1) {
+            yield_more(module, blocks_of(outer[around])[0], &results);
+        }
+    }
+}
+
+/// Makes a loop's body yield more values.
+fn yield_more<'c>(module: &Module<'c>, body: Blk<'c>, values: &[Val<'c>]) {
+    let end = ops_of(body).last().expect("a loop's body has a terminator");
+    let yielded: Vec<Val> = operands_of(end).iter().chain(values).copied().collect();
+    Builder::before(module.context(), end).op("scf.yield", &yielded, &[], &[]);
+    erase(end);
+}
+
+/// Arrives at the empty barrier after the last operation that reads a ring, asynchronous ones waited for.
+fn release_after_reads<'c>(
+    module: &Module<'c>,
+    body: Blk<'c>,
+    copies: &[Filled<'c>],
+    (empty, slot): (Val<'c>, Val<'c>),
+) {
+    let order: Vec<Op> = ops_of(body).collect();
+    let ours = |op: &Op<'c>| copies.iter().any(|f| [f.copy.copy, f.copy.commit, f.copy.wait].contains(op));
+    let is_read = |op: &Op<'c>| !ours(op) && copies.iter().any(|f| reads(*op, f.copy.smem));
+    // Nothing reads what no product or load takes: it is free at once.
+    let last = order.iter().rposition(is_read);
+    let wait = copies.last().and_then(|f| order.iter().position(|o| *o == f.copy.after));
+    let mut at = last.or(wait).unwrap_or(0);
+    if matches!(GpuOp::of(order[at]), Some(GpuOp::Wgmma { .. })) {
+        let result = results_of(order[at])[0];
+        let waits = |op: &Op<'c>| matches!(GpuOp::of(*op), Some(GpuOp::WgmmaWait { ref tiles, .. }) if tiles.contains(&result));
+        at = order.iter().position(waits).unwrap_or(at);
+    }
+    Builder::before(module.context(), order[at + 1]).mbarrier_arrive(empty, slot);
+}

@@ -1,0 +1,200 @@
+//! Checks that mbarriers are waited for and arrived at in step.
+//!
+//! A ring has two arrays of them. In each iteration the copying thread waits for an `empty` slot, expects on its
+//! `full` barrier as many bytes as it starts copies of, and the other warps wait until the slot is `full`, read it,
+//! and arrive at `empty` once: for the slot they have read, or, when the product that reads it is still in flight,
+//! for the one of the iteration before, whose last slot is then released behind the loop. What is taken out of the
+//! loop waits and releases as often. Anything less, and a warp waits forever; anything more, and a slot is
+//! overwritten while it is read.
+
+use super::dialect::Smem;
+use super::ops::{GpuOp, MmaOperand};
+use melior::ir::operation::OperationLike;
+use tile_ir::Module;
+use tile_ir::types::{
+    Op, Val, args_of, blocks_of, defining_op, int_attr, name_of, nested_ops, operands_of, ops_of, type_of,
+};
+
+/// How a ring's barriers are out of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProtocolError {
+    /// The copying thread overwrites a slot without waiting.
+    #[error("copies start without a wait for an empty slot")]
+    NoEmptyWait,
+    /// The bytes expected are not those copied.
+    #[error("{expected} bytes are expected, copies bring {copied}")]
+    Bytes {
+        /// What the barrier waits for.
+        expected: usize,
+        /// What comes.
+        copied: usize,
+    },
+    /// Not one wait in an iteration until a slot is full.
+    #[error("the slots are waited for at {0} places of the loop, not one")]
+    FullWaits(usize),
+    /// Not one arrival an iteration.
+    #[error("a slot is released {0} times in an iteration, not once")]
+    Releases(usize),
+    /// Slots that products in flight read are not released behind the loop, or others are.
+    #[error("the last slot is released {found} times behind the loop, not {expected}")]
+    LastReleases {
+        /// Arrivals behind the loop.
+        found: usize,
+        /// How many there should be.
+        expected: usize,
+    },
+    /// A slot is read when it is not known to be full, or may be overwritten.
+    #[error("a slot is read outside of its wait and its release")]
+    Unprotected,
+    /// A barrier that no phase of the ring completes.
+    #[error("a phase takes {found} arrivals; {expected} are made")]
+    Arrivals {
+        /// What the barrier counts to.
+        found: usize,
+        /// What arrives in an iteration.
+        expected: usize,
+    },
+}
+
+/// Every ring that is out of step, with the operation that shows it.
+pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
+    let all = nested_ops(module.function());
+    let is_role = |op: &Op<'c>| {
+        let condition = op.operands().next().and_then(defining_op).and_then(GpuOp::of);
+        matches!(condition, Some(GpuOp::Producer { .. }))
+    };
+    let copying: Vec<Op<'c>> = all.iter().copied().filter(is_role).flat_map(nested_ops).collect();
+    let others: Vec<Op<'c>> = all.iter().copied().filter(|op| !copying.contains(op)).collect();
+    let warps = int_attr(module.function(), "tgpu.num_warps").unwrap_or(1) as usize;
+    let mut found = Vec::new();
+    for op in &copying {
+        if let Some(GpuOp::Expect { barriers, bytes, .. }) = GpuOp::of(*op) {
+            let mut report = |error| found.push((*op, error));
+            check_ring(*op, (barriers, bytes), &others, warps, &mut report);
+        }
+    }
+    found
+}
+
+/// Checks the ring whose copies an operation expects.
+fn check_ring<'c>(
+    expect: Op<'c>,
+    (full, bytes): (Val<'c>, usize),
+    others: &[Op<'c>],
+    warps: usize,
+    report: &mut impl FnMut(ProtocolError),
+) {
+    let Some(block) = expect.block() else { return };
+    let ops: Vec<Op<'c>> = ops_of(block).collect();
+    let at = ops.iter().position(|op| *op == expect).unwrap_or(0);
+    // The wait since the last expectation.
+    let before = ops[..at].iter().rev().map(|op| GpuOp::of(*op));
+    let before = before.take_while(|op| !matches!(op, Some(GpuOp::Expect { .. })));
+    let mut waits = before.filter_map(|op| match op {
+        Some(GpuOp::MbarrierWait { barriers, .. }) => Some(barriers),
+        _ => None,
+    });
+    let Some(empty) = waits.next() else { return report(ProtocolError::NoEmptyWait) };
+    let buffers: Vec<Val<'c>> = ops
+        .iter()
+        .filter_map(|op| match GpuOp::of(*op) {
+            Some(GpuOp::TmaCopy { smem, barriers, .. }) if barriers == full => Some(smem),
+            _ => None,
+        })
+        .collect();
+    let copied = buffers.iter().filter_map(|b| Smem::of(type_of(*b))).map(|s| s.layout.bytes()).sum();
+    if copied != bytes {
+        report(ProtocolError::Bytes { expected: bytes, copied });
+    }
+    for (barriers, expected) in [(full, 1), (empty, warps)] {
+        if let Some(GpuOp::Mbarriers { arrivals, .. }) = defining_op(barriers).and_then(GpuOp::of)
+            && arrivals != expected
+        {
+            report(ProtocolError::Arrivals { found: arrivals, expected });
+        }
+    }
+    let waits: Vec<(Op<'c>, Val<'c>)> = others
+        .iter()
+        .filter_map(|op| match GpuOp::of(*op) {
+            Some(GpuOp::MbarrierWait { barriers, slot, .. }) if barriers == full => Some((*op, slot)),
+            _ => None,
+        })
+        .collect();
+    check_readers(&waits, empty, &buffers, others, report);
+}
+
+/// Checks what reads a ring's slots.
+fn check_readers<'c>(
+    waits: &[(Op<'c>, Val<'c>)],
+    empty: Val<'c>,
+    buffers: &[Val<'c>],
+    others: &[Op<'c>],
+    report: &mut impl FnMut(ProtocolError),
+) {
+    let releases: Vec<(Op<'c>, Val<'c>)> = others
+        .iter()
+        .filter_map(|op| match GpuOp::of(*op) {
+            Some(GpuOp::MbarrierArrive { barriers, slot }) if barriers == empty => Some((*op, slot)),
+            _ => None,
+        })
+        .collect();
+    // Of the loops, one waits for the ring and releases it; what is outside was taken out of it.
+    let in_loop =
+        |(op, _): &&(Op<'c>, Val<'c>)| op.parent_operation().is_some_and(|p| name_of(p) == "scf.for");
+    let (waits_inside, waits_outside): (Vec<_>, Vec<_>) = waits.iter().partition(in_loop);
+    let &[&(wait, _)] = &waits_inside[..] else {
+        return report(ProtocolError::FullWaits(waits_inside.len()));
+    };
+    let (inside, outside): (Vec<_>, Vec<_>) =
+        releases.iter().partition(|(release, _)| release.block() == wait.block());
+    let &[&(release, released)] = &inside[..] else { return report(ProtocolError::Releases(inside.len())) };
+    let expected = waits_outside.len() + usize::from(starts_without_slot(release, released));
+    if outside.len() != expected {
+        report(ProtocolError::LastReleases { found: outside.len(), expected });
+    }
+    // A read is behind a wait of its block, and in front of the release of the slot that it reads.
+    let is_protected = |read: Op<'c>| {
+        waits.iter().any(|(wait, slot)| {
+            let Some(block) = wait.block() else { return false };
+            let body: Vec<Op<'c>> = ops_of(block).collect();
+            let position = |op: Op<'c>| body.iter().position(|o| holds(*o, op));
+            let (Some(read_at), Some(wait_at)) = (position(read), position(*wait)) else { return false };
+            let released = releases.iter().filter(|(_, released)| released == slot);
+            wait_at < read_at && released.filter_map(|(op, _)| position(*op)).all(|at| read_at < at)
+        })
+    };
+    if others.iter().any(|op| reads(*op, buffers) && !is_protected(*op)) {
+        report(ProtocolError::Unprotected);
+    }
+}
+
+/// Whether a loop's release is of a slot that the loop carries and starts without, so that one release is left for
+/// behind it.
+fn starts_without_slot<'c>(release: Op<'c>, slot: Val<'c>) -> bool {
+    let arguments = release.block().map(args_of).unwrap_or_default();
+    let Some((number, parent)) = arguments.iter().position(|a| *a == slot).zip(release.parent_operation())
+    else {
+        return false;
+    };
+    // The loop's operands begin with its bounds, its block's arguments with the variable.
+    let first = operands_of(parent).get(number + 2).copied().and_then(defining_op);
+    first.is_some_and(|op| int_attr(op, "value") == Some(-1))
+}
+
+/// Whether an operation is another or inside of it.
+fn holds<'c>(outer: Op<'c>, op: Op<'c>) -> bool {
+    outer == op || blocks_of(outer).iter().any(|block| ops_of(*block).any(|inner| holds(inner, op)))
+}
+
+/// Whether an operation itself reads one of some buffers.
+fn reads<'c>(op: Op<'c>, buffers: &[Val<'c>]) -> bool {
+    let is_read = |operand: MmaOperand<'c>| match operand {
+        MmaOperand::Shared { smem, .. } => buffers.contains(&smem),
+        MmaOperand::Registers(_) => false,
+    };
+    match GpuOp::of(op) {
+        Some(GpuOp::LocalLoad { smem, .. }) => buffers.contains(&smem),
+        Some(GpuOp::MmaSync { lhs, rhs, .. } | GpuOp::Wgmma { lhs, rhs, .. }) => is_read(lhs) || is_read(rhs),
+        _ => false,
+    }
+}

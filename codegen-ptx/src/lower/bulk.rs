@@ -1,0 +1,188 @@
+//! Bulk copies by a warp of their own, and the mbarriers that connect it with the warps that compute.
+
+use super::emitter::{Cmp, Emitter};
+use super::value::{Lowered, Shared};
+use super::{Lowering, internal};
+use crate::error::LowerError;
+use crate::gpu::dialect::Smem;
+use tile_ir::types::{Op, Val, blocks_of, results_of, type_of};
+
+/// Bytes of an mbarrier.
+const MBARRIER_BYTES: i64 = 8;
+
+impl<'c> Lowering<'c> {
+    pub(super) fn lower_mbarriers(
+        &mut self,
+        op: Op<'c>,
+        offset: Option<usize>,
+        arrivals: usize,
+    ) -> Result<(), LowerError> {
+        let offset = offset.ok_or_else(|| internal(op, "shared memory was not allocated"))?;
+        let result = results_of(op).first().copied().ok_or_else(|| internal(op, "no result"))?;
+        let smem = Smem::of(type_of(result)).ok_or_else(|| internal(op, "not a type of buffer"))?;
+        let base = self.shared_address(offset);
+        let e = &mut self.e;
+        let thread = e.special_register("tid.x");
+        let zero = e.i32(0);
+        let first = e.icmp(Cmp::Eq, thread, zero);
+        let text: String = (0..smem.layout.cols as i64)
+            .map(|i| format!("@$1 mbarrier.init.shared::cta.b64 [$0 + {}], {arrivals}; ", i * MBARRIER_BYTES))
+            .collect();
+        e.asm(&text, "r,b,~{memory}", &[base, first], &[]);
+        let slot_bytes = smem.slot_bytes();
+        self.set(
+            result,
+            Lowered::Shared(Shared { dtype: smem.dtype, layout: smem.layout, base, slot_bytes }),
+        );
+        Ok(())
+    }
+
+    /// The branch of the warps that copy, which ends their work; the others go on.
+    pub(super) fn lower_producer(
+        &mut self,
+        op: Op<'c>,
+        warps: usize,
+        registers: Option<[usize; 2]>,
+    ) -> Result<(), LowerError> {
+        let first = self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))?;
+        let body = blocks_of(op).first().copied().ok_or_else(|| internal(op, "no body"))?;
+        let e = &mut self.e;
+        e.asm("fence.mbarrier_init.release.cluster;", "~{memory}", &[], &[]);
+        e.barrier();
+        let warp = e.uniform_warp();
+        let count = e.i32(first as i64);
+        let consumes = e.icmp(Cmp::Slt, warp, count);
+        let (role, rest) = (e.add_block(&[]), e.add_block(&[]));
+        let (run, done) = (e.add_block(&[]), e.add_block(&[]));
+        e.branch_if(consumes, (rest, &[]), (role, &[]));
+
+        let set = |e: &mut Emitter<'c>, change: &str, count: usize| {
+            e.asm(&format!("setmaxnreg.{change}.sync.aligned.u32 {count};"), "~{memory}", &[], &[]);
+        };
+        e.switch_to(rest);
+        if let Some([_, count]) = registers {
+            set(e, "inc", count);
+        }
+        e.switch_to(role);
+        if let Some([count, _]) = registers {
+            set(e, "dec", count);
+        }
+        let all = e.i32(-1);
+        let pair = melior::dialect::llvm::r#type::r#struct(e.context, &[e.types.i32, e.types.i1], false);
+        let elected = e.call("llvm.nvvm.elect.sync", &[all], pair);
+        let mut elected = e.extract_value(elected, 1, e.types.i1);
+        if warps > 1 {
+            let is_first = e.icmp(Cmp::Eq, warp, count);
+            elected = e.binary("llvm.and", elected, is_first);
+        }
+        e.branch_if(elected, (run, &[]), (done, &[]));
+        e.switch_to(run);
+        self.lower_block(body)?;
+        self.e.branch(done, &[]);
+        self.e.switch_to(done);
+        self.e.op("llvm.return", &[], &[], &[], &[]);
+        self.e.switch_to(rest);
+        self.e.barrier_threads = Some(first * 32);
+        Ok(())
+    }
+
+    /// The address of a slot's mbarrier.
+    fn mbarrier(&mut self, op: Op, barriers: Val<'c>, slot: Val<'c>) -> Result<Val<'c>, LowerError> {
+        let base = self.shared(op, barriers)?.base;
+        let slot = self.scalar(op, slot)?;
+        let size = self.e.i32(MBARRIER_BYTES);
+        let distance = self.e.mul(slot, size);
+        Ok(self.e.add(base, distance))
+    }
+
+    pub(super) fn lower_expect(
+        &mut self,
+        op: Op<'c>,
+        barriers: Val<'c>,
+        slot: Val<'c>,
+        bytes: usize,
+    ) -> Result<(), LowerError> {
+        let barrier = self.mbarrier(op, barriers, slot)?;
+        let text = format!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [$0], {bytes};");
+        self.e.asm(&text, "r,~{memory}", &[barrier], &[]);
+        Ok(())
+    }
+
+    pub(super) fn lower_mbarrier_wait(
+        &mut self,
+        op: Op<'c>,
+        barriers: Val<'c>,
+        [slot, parity]: [Val<'c>; 2],
+    ) -> Result<(), LowerError> {
+        let barrier = self.mbarrier(op, barriers, slot)?;
+        let parity = self.scalar(op, parity)?;
+        let text = "{ .reg .pred over; again: mbarrier.try_wait.parity.shared::cta.b64 over, [$0], $1; \
+                    @!over bra.uni again; }";
+        self.e.asm(text, "r,r,~{memory}", &[barrier, parity], &[]);
+        Ok(())
+    }
+
+    pub(super) fn lower_mbarrier_arrive(
+        &mut self,
+        op: Op<'c>,
+        barriers: Val<'c>,
+        slot: Val<'c>,
+    ) -> Result<(), LowerError> {
+        let barrier = self.mbarrier(op, barriers, slot)?;
+        let slot = self.scalar(op, slot)?;
+        let e = &mut self.e;
+        let lane = e.lane();
+        let zero = e.i32(0);
+        let first = e.icmp(Cmp::Eq, lane, zero);
+        let minus_one = e.i32(-1);
+        let any = e.icmp(Cmp::Slt, minus_one, slot);
+        let arrives = e.binary("llvm.and", first, any);
+        let text = "bar.warp.sync -1; @$1 mbarrier.arrive.shared::cta.b64 _, [$0];";
+        e.asm(text, "r,b,~{memory}", &[barrier, arrives], &[]);
+        Ok(())
+    }
+
+    pub(super) fn lower_tma_copy(
+        &mut self,
+        op: Op<'c>,
+        index: &[Val<'c>],
+        [smem, barriers, slot]: [Val<'c>; 3],
+        (tile_shape, box_shape): (&[usize], &[usize]),
+        map: usize,
+    ) -> Result<(), LowerError> {
+        let shared = self.shared(op, smem)?;
+        let base = self.slot_base(op, &shared, slot)?;
+        let barrier = self.mbarrier(op, barriers, slot)?;
+        let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
+        let rank = tile_shape.len();
+        let mut corner = Vec::new();
+        for (&index, &size) in index.iter().zip(tile_shape) {
+            let index = self.scalar(op, index)?;
+            let size = self.e.i32(size as i64);
+            corner.push(self.e.mul(index, size));
+        }
+        let (Some(&cols), Some(&inner)) = (tile_shape.last(), box_shape.last()) else {
+            return Err(internal(op, "a tile without dimensions"));
+        };
+        for panel in 0..cols / inner {
+            let e = &mut self.e;
+            let offset = e.i32((panel * shared.layout.panel_bytes()) as i64);
+            let target = e.add(base, offset);
+            let distance = e.i32((panel * inner) as i64);
+            let mut at = corner.clone();
+            at[rank - 1] = e.add(at[rank - 1], distance);
+            // Innermost first.
+            at.reverse();
+            let list: Vec<String> = (0..rank).map(|i| format!("${}", 3 + i)).collect();
+            let text = format!(
+                "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
+                 [$0], [$1, {{{}}}], [$2];",
+                list.join(", ")
+            );
+            let constraints = format!("r,l,r,{},~{{memory}}", vec!["r"; rank].join(","));
+            let operands: Vec<Val> = [target, map, barrier].into_iter().chain(at).collect();
+            e.asm(&text, &constraints, &operands, &[]);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,109 @@
+//! Tensor maps: what bulk copies know of the tensors that they take blocks of.
+
+use super::params::Params;
+use super::prepared::Arg;
+use codegen_ptx::TensorMap;
+use cudarc::driver::sys;
+use std::collections::VecDeque;
+use std::sync::Mutex;
+use tile_lang::DType;
+
+/// Words of an encoded map.
+const WORDS: usize = 16;
+/// Launches whose maps a kernel keeps: those of a few problems in turn.
+const KEPT: usize = 8;
+
+type Encoded = [u64; WORDS];
+
+/// The tensors of a launch, as far as maps depend on them: address, extents and strides, one after the other.
+type Tensors = Vec<u64>;
+
+/// The maps that a kernel takes, encoded for the tensors of its latest launches.
+pub(super) struct TensorMaps {
+    wanted: Vec<TensorMap>,
+    recent: Mutex<VecDeque<(Tensors, Vec<Encoded>)>>,
+}
+
+impl TensorMaps {
+    /// Maps of which nothing is encoded yet.
+    pub fn new(wanted: Vec<TensorMap>) -> TensorMaps {
+        TensorMaps { wanted, recent: Mutex::default() }
+    }
+
+    /// Adds the maps of a launch to its parameters; false when a tensor has none, because it is empty or because
+    /// the driver refuses it.
+    pub fn push(&self, args: &[Arg<'_>], params: &mut Params) -> bool {
+        if self.wanted.is_empty() {
+            return true;
+        }
+        let mut key = Tensors::new();
+        for arg in args {
+            if let Arg::Tensor { address, shape, strides, .. } = arg {
+                key.push(*address);
+                key.extend(shape.iter().chain(*strides).map(|&n| n as u64));
+            }
+        }
+        let mut recent = self.recent.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if let Some((_, maps)) = recent.iter().find(|(tensors, _)| *tensors == key) {
+            maps.iter().for_each(|map| params.push_block(map));
+            return true;
+        }
+        let Some(maps) = self.wanted.iter().map(|map| encode(map, args)).collect::<Option<Vec<_>>>() else {
+            return false;
+        };
+        maps.iter().for_each(|map| params.push_block(map));
+        recent.truncate(KEPT - 1);
+        recent.push_front((key, maps));
+        true
+    }
+}
+
+/// Encodes one map.
+fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
+    use sys::CUtensorMapDataType as Type;
+    let mut tensors = args.iter().filter(|arg| matches!(arg, Arg::Tensor { .. }));
+    let Arg::Tensor { dtype, address, shape, strides, .. } = tensors.nth(map.tensor)? else { return None };
+    let ty = match dtype {
+        DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        DType::BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
+        DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
+        DType::F8E4M3FN => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        _ => return None,
+    };
+    let swizzle = match map.swizzle_bytes {
+        128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
+        64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
+        32 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_32B,
+        _ => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_NONE,
+    };
+    if shape.contains(&0) {
+        return None;
+    }
+    // The driver counts dimensions from the innermost, whose stride it takes to be one element.
+    let bytes = u64::from(dtype.bits() / 8);
+    let extents: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
+    let strides: Vec<u64> = strides.iter().rev().skip(1).map(|&n| n as u64 * bytes).collect();
+    let box_shape: Vec<u32> = map.box_shape.iter().rev().map(|&n| n as u32).collect();
+    let steps = vec![1u32; extents.len()];
+    let mut encoded = sys::CUtensorMap { opaque: [0; WORDS] };
+    // SAFETY: the arrays have as many entries as the driver reads, and it writes only the map, which is aligned as
+    // it asks. The address is noted, not read.
+    let result = unsafe {
+        sys::cuTensorMapEncodeTiled(
+            &mut encoded,
+            ty,
+            extents.len() as u32,
+            std::ptr::with_exposed_provenance_mut(*address as usize),
+            extents.as_ptr(),
+            strides.as_ptr(),
+            box_shape.as_ptr(),
+            steps.as_ptr(),
+            sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+            swizzle,
+            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+        )
+    };
+    result.result().ok().map(|()| encoded.opaque)
+}
