@@ -420,8 +420,8 @@ impl<T: Element + bytemuck::Pod, const R: usize> TensorBuf<T, R> {
     /// Overwrites a tensor on a GPU with pinned memory, in a stream; elements are in the order of the strides.
     ///
     /// # Errors
-    /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) in host memory,
-    /// [`DeviceError::BufferSize`](crate::DeviceError::BufferSize); when the stream is of another device or being
+    /// [`DeviceError::NotAGpu`] in host memory,
+    /// [`DeviceError::BufferSize`]; when the stream is of another device or being
     /// captured.
     pub fn upload_async(&mut self, source: &PinnedBuffer<T>, stream: &Stream) -> Result<(), LaunchError> {
         cuda::upload_pinned(self.require_memory()?, source, stream)

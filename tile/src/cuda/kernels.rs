@@ -78,6 +78,8 @@ impl Gpu {
         checked: bool,
     ) -> Result<Arc<Loaded>, LaunchError> {
         let address = std::ptr::from_ref(kernel).addr();
+        // For which SM a configuration was tuned does not change its code.
+        let config = &Config { tuned_for: None, ..config.clone() };
         let key = format!("{address:x} {bindings:?} {config:?} {facts:?} {checked}");
         let compile = || self.compile(kernel, bindings, config, facts, checked).map(Arc::new);
         self.kernels().0.get_or_make(&key, compile)
