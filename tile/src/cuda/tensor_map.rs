@@ -4,6 +4,7 @@ use super::params::Params;
 use super::prepared::Arg;
 use codegen_ptx::TensorMap;
 use cudarc::driver::sys;
+use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use tile_lang::DType;
@@ -16,7 +17,7 @@ const KEPT: usize = 8;
 type Encoded = [u64; WORDS];
 
 /// The tensors of a launch, as far as maps depend on them: address, extents and strides, one after the other.
-type Tensors = Vec<u64>;
+type Tensors = SmallVec<[u64; 64]>;
 
 /// The maps that a kernel takes, encoded for the tensors of its latest launches.
 pub(super) struct TensorMaps {
