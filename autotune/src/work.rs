@@ -255,6 +255,12 @@ impl Counter<'_> {
                 self.elementwise(expr, *op == BinaryOp::Div);
                 binary(*op, a, b)
             }
+            ExprKind::DivRn(a, b) => {
+                self.expr(a);
+                self.expr(b);
+                self.elementwise(expr, true);
+                Scalar::Unknown
+            }
             ExprKind::MinMax(max, a, b) => {
                 let (a, b) = (self.expr(a), self.expr(b));
                 self.elementwise(expr, false);
@@ -318,6 +324,13 @@ impl Counter<'_> {
                     self.expr(e);
                 });
                 self.product(lhs, rhs);
+                Scalar::Unknown
+            }
+            ExprKind::MmaScaled(operands) => {
+                operands.iter().for_each(|e| {
+                    self.expr(e);
+                });
+                self.product(&operands[0], &operands[2]);
                 Scalar::Unknown
             }
             ExprKind::Load { tensor, index } => {

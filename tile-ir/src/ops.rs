@@ -45,6 +45,7 @@ pub enum TileOp<'c> {
     Transpose { tile: Val<'c>, perm: Vec<usize> },
     Reduce { tile: Val<'c>, axis: usize, kind: ReduceKind },
     Mma { lhs: Val<'c>, rhs: Val<'c>, acc: Val<'c> },
+    MmaScaled { lhs: Val<'c>, lhs_scales: Val<'c>, rhs: Val<'c>, rhs_scales: Val<'c>, acc: Val<'c> },
     Cast { value: Val<'c> },
 }
 
@@ -106,6 +107,10 @@ impl<'c> TileOp<'c> {
             "mma" => {
                 let [lhs, rhs, acc] = operands[..] else { return None };
                 TileOp::Mma { lhs, rhs, acc }
+            }
+            "mma_scaled" => {
+                let [lhs, lhs_scales, rhs, rhs_scales, acc] = operands[..] else { return None };
+                TileOp::MmaScaled { lhs, lhs_scales, rhs, rhs_scales, acc }
             }
             "cast" => TileOp::Cast { value: first()? },
             _ => return None,

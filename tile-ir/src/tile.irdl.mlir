@@ -169,8 +169,19 @@ irdl.dialect @tile {
     irdl.results(result: %acc)
   }
 
-  // Conversions that arith does not have: f32 to f8 and f4 (nearest even, saturating) and back, and f32 to
-  // integers (toward zero, saturating, NaN to 0). Of a tile or a scalar.
+  // acc[m, n] + sum over k of (lhs[m, k] lhs_scales[m, k / 16]) * (rhs[k, n] rhs_scales[k / 16, n]), in f32.
+  irdl.operation @mma_scaled {
+    %lhs = irdl.base "!builtin.tensor"
+    %lhs_scales = irdl.base "!builtin.tensor"
+    %rhs = irdl.base "!builtin.tensor"
+    %rhs_scales = irdl.base "!builtin.tensor"
+    %acc = irdl.base "!builtin.tensor"
+    irdl.operands(lhs: %lhs, lhs_scales: %lhs_scales, rhs: %rhs, rhs_scales: %rhs_scales, acc: %acc)
+    irdl.results(result: %acc)
+  }
+
+  // Conversions that arith does not have: f32 to f8 and f4 (nearest even, saturating); f8 and f4 to f32, f16 and
+  // bf16 (exact); f32 to integers (toward zero, saturating, NaN to 0). Of a tile or a scalar.
   irdl.operation @cast {
     %from = irdl.any
     %to = irdl.any

@@ -383,7 +383,18 @@ impl<'c> Check<'c> {
                     self.expect_shape(self.result(), &shape);
                 }
             }
-            TileOp::Mma { lhs, rhs, acc } => self.mma(lhs, rhs, acc),
+            TileOp::Mma { lhs, rhs, acc } => {
+                self.expect_dtype(Named { value: lhs, name: "lhs" }, "f32, f16, bf16 or f8E4M3FN", |d| {
+                    matches!(d, DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN)
+                });
+                self.mma(lhs, rhs, acc);
+            }
+            TileOp::MmaScaled { lhs, lhs_scales, rhs, rhs_scales, acc } => {
+                self.expect_dtype(Named { value: lhs, name: "lhs" }, "f4E2M1FN", |d| d == DType::F4E2M1FN);
+                self.mma(lhs, rhs, acc);
+                self.scales(Named { value: lhs_scales, name: "lhs_scales" }, lhs, 1);
+                self.scales(Named { value: rhs_scales, name: "rhs_scales" }, rhs, 0);
+            }
             TileOp::Cast { value } => self.cast(value),
         }
     }
@@ -447,9 +458,6 @@ impl<'c> Check<'c> {
 
     fn mma(&mut self, lhs: Val<'c>, rhs: Val<'c>, acc: Val<'c>) {
         let named = [(lhs, "lhs"), (rhs, "rhs"), (acc, "acc")].map(|(value, name)| Named { value, name });
-        self.expect_dtype(named[0], "f32, f16, bf16 or f8E4M3FN", |d| {
-            matches!(d, DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN)
-        });
         let dtype = dtype_of(type_of(lhs));
         self.expect_dtype(named[1], "that of lhs", |d| Some(d) == dtype);
         self.expect_dtype(named[2], "f32", |d| d == DType::F32);
@@ -468,16 +476,26 @@ impl<'c> Check<'c> {
         self.expect_shape(named[2], &[m, n]);
     }
 
+    /// The scales of an operand: f8, one for 16 elements along dimension `summed`.
+    fn scales(&mut self, scales: Named<'c>, operand: Val<'c>, summed: usize) {
+        self.expect_dtype(scales, "f8E4M3FN", |d| d == DType::F8E4M3FN);
+        let mut expected = shape_of(type_of(operand)).unwrap_or_default();
+        if let Some(size) = expected.get_mut(summed) {
+            *size /= 16;
+        }
+        self.expect_shape(scales, &expected);
+    }
+
     fn cast(&mut self, value: Val<'c>) {
         let (operand, result) = (Named { value, name: "the operand" }, self.result());
         let (from, to) = (dtype_of(type_of(value)), dtype_of(type_of(result.value)));
         let fits = match (from, to) {
             (Some(DType::F32), Some(to)) => to.is_storage_only() || to.is_int(),
-            (Some(from), Some(DType::F32)) => from.is_storage_only(),
+            (Some(from), Some(DType::F32 | DType::F16 | DType::BF16)) => from.is_storage_only(),
             _ => false,
         };
         if !fits {
-            self.dtype_error(operand, "f32 to f8, f4 or an integer, or f8 or f4 to f32");
+            self.dtype_error(operand, "f32 to f8, f4 or an integer, or f8 or f4 to a wider float");
         }
         if is_tile(type_of(value)) != is_tile(type_of(result.value)) {
             return self

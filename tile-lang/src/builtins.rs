@@ -57,6 +57,13 @@ pub const BUILTINS: &[Builtin] = &[
     typed(On::Nothing, "full", &["shape", "value"], "A tile with every element the scalar `value`."),
     op(On::Nothing, "iota", &["n"], "`[0, 1, .., n - 1]` as i32."),
     op(On::Nothing, "mma", &["lhs", "rhs", "acc"], "`acc + lhs x rhs`, accumulated in f32."),
+    op(
+        On::Nothing,
+        "mma_scaled",
+        &["lhs", "lhs_scales", "rhs", "rhs_scales", "acc"],
+        "`acc + lhs x rhs` of f4E2M1FN tiles with one f8E4M3FN scale for 16 elements of the summed dimension.",
+    ),
+    op(On::Nothing, "div_rn", &["a", "b"], "`a / b` rounded to nearest on every device."),
     op(On::Nothing, "maximum", &["a", "b"], "The larger of each pair of elements; NaN wins."),
     op(On::Nothing, "minimum", &["a", "b"], "The smaller of each pair of elements; NaN wins."),
     op(On::Nothing, "select", &["mask", "a", "b"], "`a` where the mask is true, `b` elsewhere."),

@@ -344,6 +344,14 @@ impl Analysis<'_> {
                 let e = self.form(e);
                 self.function(&format!("{:?}", std::mem::discriminant(&expr.kind)), &[e])
             }
+            ExprKind::DivRn(a, b) => {
+                let operands = [self.form(a), self.form(b)];
+                self.function("div_rn", &operands)
+            }
+            ExprKind::MmaScaled(operands) => {
+                let operands: Vec<_> = operands.iter().map(|e| self.form(e)).collect();
+                self.function("mma_scaled", &operands)
+            }
             ExprKind::MinMax(is_max, a, b) => {
                 let operands = [self.form(a), self.form(b)];
                 self.function(if *is_max { "max" } else { "min" }, &operands)

@@ -332,6 +332,8 @@ pub enum ExprKind {
     /// Arithmetic, comparison (bool result), bitwise and logical operators; `min`/`max` are [`ExprKind::MinMax`].
     /// Integer division and remainder truncate, as Rust's.
     Binary(BinaryOp, Box<Expr>, Box<Expr>),
+    /// Division of floats, rounded to nearest where [`ExprKind::Binary`]'s may be approximate.
+    DivRn(Box<Expr>, Box<Expr>),
     /// `minimum`, `maximum` (`true` for max): a NaN operand gives NaN.
     MinMax(bool, Box<Expr>, Box<Expr>),
     /// Negation or not.
@@ -359,6 +361,9 @@ pub enum ExprKind {
     Reduce(ReduceKind, Box<Expr>, usize),
     /// lhs `[M, K]`, rhs `[K, N]`, acc `[M, N]`; acc is f32 (i32 is not supported).
     Mma(Box<Expr>, Box<Expr>, Box<Expr>),
+    /// As [`ExprKind::Mma`], of 4-bit lhs and rhs with one scale for 16 elements along the summed dimension: lhs,
+    /// its scales, rhs, its scales, acc.
+    MmaScaled(Box<[Expr; 5]>),
     /// A block of a tensor: element `i` is at `index * tile shape + i`; outside the tensor it is zero.
     Load {
         /// The tensor.
@@ -398,7 +403,7 @@ impl Expr {
             | K::NumPrograms(_)
             | K::TensorDim(..)
             | K::Iota => Vec::new(),
-            K::Binary(_, a, b) | K::MinMax(_, a, b) => vec![a, b],
+            K::Binary(_, a, b) | K::DivRn(a, b) | K::MinMax(_, a, b) => vec![a, b],
             K::Unary(_, a)
             | K::Math(_, a)
             | K::Cast(a)
@@ -408,6 +413,7 @@ impl Expr {
             | K::Transpose(a, _)
             | K::Reduce(_, a, _) => vec![a],
             K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
+            K::MmaScaled(operands) => operands.iter().collect(),
             K::Load { index, .. } | K::At { index, .. } => index.iter().collect(),
             K::Gather { index, mask, .. } => index.iter().chain(mask.as_deref()).collect(),
         }
@@ -426,7 +432,7 @@ impl Expr {
             | K::NumPrograms(_)
             | K::TensorDim(..)
             | K::Iota => Vec::new(),
-            K::Binary(_, a, b) | K::MinMax(_, a, b) => vec![a, b],
+            K::Binary(_, a, b) | K::DivRn(a, b) | K::MinMax(_, a, b) => vec![a, b],
             K::Unary(_, a)
             | K::Math(_, a)
             | K::Cast(a)
@@ -436,6 +442,7 @@ impl Expr {
             | K::Transpose(a, _)
             | K::Reduce(_, a, _) => vec![a],
             K::Fma(a, b, c) | K::Select(a, b, c) | K::Mma(a, b, c) => vec![a, b, c],
+            K::MmaScaled(operands) => operands.iter_mut().collect(),
             K::Load { index, .. } | K::At { index, .. } => index.iter_mut().collect(),
             K::Gather { index, mask, .. } => index.iter_mut().chain(mask.as_deref_mut()).collect(),
         }

@@ -71,6 +71,18 @@ pub enum KernelError {
         /// Shape of rhs.
         rhs: Vec<usize>,
     },
+    /// The scales of an operand of `mma_scaled` do not fit it.
+    #[error(
+        "mma_scaled: an operand is {operand:?}, its scales are {scales:?}; expected one scale for 16 elements of dimension {summed}"
+    )]
+    Scales {
+        /// Shape of the operand.
+        operand: Vec<usize>,
+        /// Shape of its scales.
+        scales: Vec<usize>,
+        /// The dimension that is summed over.
+        summed: usize,
+    },
     /// The accumulator's shape is not that of the product.
     #[error("mma: acc is {acc:?}; the product of {lhs:?} and {rhs:?} is {product:?}")]
     AccShape {

@@ -58,8 +58,9 @@ pub use tile_macros::{tile_fn, tile_kernel};
 pub mod prelude {
     pub use crate::device::Device;
     pub use crate::eager::{
-        Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, cdiv, check, f4E2M1FN, f8E4M3FN,
-        fma, full, iota, maximum, minimum, mma, num_programs, ones, program_id, select, zeros,
+        Element, F4E2M1FN, F8E4M3FN, Factor, Float, Tensor, TensorMut, Tile, cdiv, check, div_rn, f4E2M1FN,
+        f8E4M3FN, fma, full, iota, maximum, minimum, mma, mma_scaled, num_programs, ones, program_id, select,
+        zeros,
     };
     pub use crate::error::{LaunchError, TensorError};
     pub use crate::tensor::TensorBuf;

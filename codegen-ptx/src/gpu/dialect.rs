@@ -84,9 +84,11 @@ pub struct Smem {
 const SLOT_ALIGN_BYTES: usize = 128;
 
 impl Smem {
-    /// Slots for row-major tiles, in the layout that reads best.
+    /// Slots for row-major tiles of `rows` by `cols` elements, in the layout that reads best. 4-bit elements lie
+    /// two in a byte, as in global memory, and the layout's elements are the bytes.
     pub fn new(rows: usize, cols: usize, dtype: DType, slots: usize) -> Smem {
-        let layout = SharedLayout::new(rows, cols, (dtype.bits() as usize).div_ceil(8));
+        let bits = dtype.bits() as usize;
+        let layout = SharedLayout::new(rows, cols / Smem::per_byte(dtype), bits.div_ceil(8));
         Smem { dtype, layout, slots }
     }
 
@@ -94,6 +96,16 @@ impl Smem {
     pub fn panels(rows: usize, cols: usize, dtype: DType, slots: usize) -> Smem {
         let layout = SharedLayout::panels(rows, cols, (dtype.bits() as usize).div_ceil(8));
         Smem { dtype, layout, slots }
+    }
+
+    /// Elements in one element of the layout.
+    fn per_byte(dtype: DType) -> usize {
+        (8 / dtype.bits() as usize).max(1)
+    }
+
+    /// Elements of a row.
+    pub fn cols(&self) -> usize {
+        self.layout.cols * Smem::per_byte(self.dtype)
     }
 
     /// Bytes from one slot to the next.
@@ -108,7 +120,8 @@ impl Smem {
 
     /// The MLIR type.
     pub fn ty<'c>(&self, context: &'c Context) -> Type<'c> {
-        let SharedLayout { rows, cols, span_bytes: span, pitch_bytes: pitch, .. } = self.layout;
+        let SharedLayout { rows, span_bytes: span, pitch_bytes: pitch, .. } = self.layout;
+        let cols = self.cols();
         let element = if self.dtype == DType::Bool { "i1" } else { self.dtype.name() };
         let slots = self.slots;
         let text = format!(
@@ -158,6 +171,9 @@ mod tests {
             assert_eq!(Smem::of(smem.ty(&context)), Some(smem));
         }
         assert_eq!((smem.layout.span_bytes, smem.bytes()), (128, 3 * 64 * 256));
+        let halves = Smem::new(64, 128, DType::F4E2M1FN, 1);
+        assert_eq!(Smem::of(halves.ty(&context)), Some(halves));
+        assert_eq!((halves.cols(), halves.layout.cols, halves.bytes()), (128, 64, 64 * 64));
     }
 
     #[test]

@@ -21,9 +21,9 @@ pub struct TensorFacts {
 
 impl TensorFacts {
     /// Any strides, nothing known but the element's own alignment.
-    pub fn none(rank: usize, elem_bytes: usize) -> TensorFacts {
+    pub fn none(rank: usize, elem_bits: usize) -> TensorFacts {
         TensorFacts {
-            align_bytes: elem_bytes,
+            align_bytes: elem_bits.div_ceil(8),
             dim_divisor: vec![1; rank],
             stride_divisor: vec![1; rank],
             unit_stride: None,
@@ -31,15 +31,17 @@ impl TensorFacts {
     }
 
     /// Row-major, 16-byte aligned, every row a multiple of 16 bytes.
-    pub fn aligned(rank: usize, elem_bytes: usize) -> TensorFacts {
-        TensorFacts::known(&config::TensorFacts::ALIGNED, rank, elem_bytes)
+    pub fn aligned(rank: usize, elem_bits: usize) -> TensorFacts {
+        TensorFacts::known(&config::TensorFacts::ALIGNED, rank, elem_bits)
     }
 
     /// What the facts of an instantiation say about a tensor of some rank.
-    pub fn known(facts: &config::TensorFacts, rank: usize, elem_bytes: usize) -> TensorFacts {
-        let elem_bytes = elem_bytes.clamp(1, 16);
-        let align_bytes = (facts.align_bytes as usize).max(elem_bytes);
-        let vector = align_bytes / elem_bytes;
+    ///
+    /// Rows of 4-bit elements that start at whole bytes are known by an alignment of 2 bytes or more; an alignment
+    /// of 1 says nothing of them.
+    pub fn known(facts: &config::TensorFacts, rank: usize, elem_bits: usize) -> TensorFacts {
+        let align_bytes = (facts.align_bytes as usize).max(elem_bits.div_ceil(8));
+        let vector = if align_bytes == 1 { 1 } else { align_bytes * 8 / elem_bits };
         let mut dim_divisor = vec![1; rank];
         if let Some(last) = dim_divisor.last_mut() {
             *last = vector;
@@ -52,8 +54,8 @@ impl TensorFacts {
     pub fn of_view(facts: &[TensorFacts], arguments: &[Val], view: Val) -> Option<TensorFacts> {
         match defining_op(view).and_then(TileOp::of) {
             Some(TileOp::Slice { view: whole, axis, start, len }) => {
-                let elem_bytes = (view_of(type_of(view))?.dtype.bits() as usize).div_ceil(8);
-                Some(TensorFacts::of_view(facts, arguments, whole)?.sliced(axis, start, len, elem_bytes))
+                let elem_bits = view_of(type_of(view))?.dtype.bits() as usize;
+                Some(TensorFacts::of_view(facts, arguments, whole)?.sliced(axis, start, len, elem_bits))
             }
             _ => facts.get(arguments.iter().position(|a| *a == view)?).cloned(),
         }
@@ -61,9 +63,9 @@ impl TensorFacts {
 
     /// What holds of the places from `start` on along an axis, `len` of them at most: the base moves by a multiple
     /// of the stride, and of the extents the one along the axis is another.
-    pub fn sliced(mut self, axis: usize, start: Val, len: Val, elem_bytes: usize) -> TensorFacts {
-        let moved_bytes = self.moved_elems(axis, start).saturating_mul(elem_bytes);
-        self.align_bytes = self.align_bytes.min(moved_bytes);
+    pub fn sliced(mut self, axis: usize, start: Val, len: Val, elem_bits: usize) -> TensorFacts {
+        let moved_bytes = self.moved_elems(axis, start).saturating_mul(elem_bits) / 8;
+        self.align_bytes = self.align_bytes.min(moved_bytes.max(1));
         self.dim_divisor[axis] = self.dim_divisor[axis].min(divisor(start)).min(divisor(len));
         self
     }
@@ -76,17 +78,14 @@ impl TensorFacts {
 
     /// The widest access in bytes, at most 16, that is aligned and never straddles the tensor's edge when blocks
     /// of `tile_shape` are moved; one element where nothing better is known.
-    pub fn vec_bytes(&self, tile_shape: &[usize], elem_bytes: usize) -> usize {
+    pub fn vec_bytes(&self, tile_shape: &[usize], elem_bits: usize) -> usize {
+        let elem_bytes = elem_bits.div_ceil(8);
         let Some(last) = tile_shape.len().checked_sub(1) else { return elem_bytes };
         if self.unit_stride != Some(last) {
             return elem_bytes;
         }
-        let strides = self.stride_divisor[..last].iter().map(|s| s * elem_bytes);
-        [tile_shape[last] * elem_bytes, self.dim_divisor[last] * elem_bytes, self.align_bytes]
-            .into_iter()
-            .chain(strides)
-            .fold(16, usize::min)
-            .max(elem_bytes)
+        let elems = self.stride_divisor[..last].iter().chain([&tile_shape[last], &self.dim_divisor[last]]);
+        elems.map(|n| n * elem_bits / 8).chain([self.align_bytes]).fold(16, usize::min).max(elem_bytes)
     }
 }
 
@@ -154,19 +153,25 @@ mod tests {
     #[test]
     fn facts_of_an_instantiation_carry_over() {
         let facts = |align_bytes, contiguous| {
-            TensorFacts::known(&config::TensorFacts { align_bytes, contiguous }, 2, 2).vec_bytes(&[64, 64], 2)
+            TensorFacts::known(&config::TensorFacts { align_bytes, contiguous }, 2, 16)
+                .vec_bytes(&[64, 64], 16)
         };
         assert_eq!([facts(16, true), facts(4, true), facts(2, true), facts(16, false)], [16, 4, 2, 2]);
     }
 
     #[test]
     fn vectors_are_as_wide_as_the_facts_allow() {
-        assert_eq!(TensorFacts::aligned(2, 2).vec_bytes(&[64, 64], 2), 16);
-        assert_eq!(TensorFacts::aligned(2, 2).vec_bytes(&[64, 4], 2), 8);
-        assert_eq!(TensorFacts::none(2, 2).vec_bytes(&[64, 64], 2), 2);
-        let odd_rows = TensorFacts { stride_divisor: vec![2, 1], ..TensorFacts::aligned(2, 4) };
-        assert_eq!(odd_rows.vec_bytes(&[64, 64], 4), 8);
-        let ragged = TensorFacts { dim_divisor: vec![1, 1], ..TensorFacts::aligned(2, 2) };
-        assert_eq!(ragged.vec_bytes(&[64, 64], 2), 2);
+        assert_eq!(TensorFacts::aligned(2, 16).vec_bytes(&[64, 64], 16), 16);
+        assert_eq!(TensorFacts::aligned(2, 16).vec_bytes(&[64, 4], 16), 8);
+        assert_eq!(TensorFacts::none(2, 16).vec_bytes(&[64, 64], 16), 2);
+        let odd_rows = TensorFacts { stride_divisor: vec![2, 1], ..TensorFacts::aligned(2, 32) };
+        assert_eq!(odd_rows.vec_bytes(&[64, 64], 32), 8);
+        let ragged = TensorFacts { dim_divisor: vec![1, 1], ..TensorFacts::aligned(2, 16) };
+        assert_eq!(ragged.vec_bytes(&[64, 64], 16), 2);
+        let halves = |align_bytes| {
+            let facts = config::TensorFacts { align_bytes, contiguous: true };
+            TensorFacts::known(&facts, 2, 4).vec_bytes(&[64, 64], 4)
+        };
+        assert_eq!([halves(16), halves(8), halves(2), halves(1)], [16, 8, 2, 1]);
     }
 }

@@ -2,6 +2,7 @@
 
 use super::dialect::{Smem, distributed_type, layout_of};
 use crate::layout::LinearLayout;
+use crate::layout::mma::KOrder;
 use melior::ir::Type;
 use melior::ir::attribute::{
     Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, StringAttribute,
@@ -97,6 +98,14 @@ pub enum GpuOp<'c> {
     MmaSync {
         lhs: MmaOperand<'c>,
         rhs: MmaOperand<'c>,
+        acc: Val<'c>,
+        warps: [usize; 2],
+        order: KOrder,
+    },
+    MmaScaledSync {
+        lhs: MmaOperand<'c>,
+        rhs: MmaOperand<'c>,
+        scales: [Val<'c>; 2],
         acc: Val<'c>,
         warps: [usize; 2],
     },
@@ -220,8 +229,9 @@ impl<'c> GpuOp<'c> {
                 GpuOp::Scatter { view: at(0)?, index, value: at(rank + 1)?, mask: at(rank + 2) }
             }
             "convert_layout" => GpuOp::ConvertLayout { tile: at(0)?, scratch_offset: size("scratch_offset") },
-            "mma_sync" | "wgmma" => {
-                let mut slots = operands.get(3..)?.iter().copied();
+            "mma_sync" | "mma_scaled_sync" | "wgmma" => {
+                let scales = if name == "mma_scaled_sync" { 2 } else { 0 };
+                let mut slots = operands.get(3 + scales..)?.iter().copied();
                 let mut operand = |value: Val<'c>, flag: &str| {
                     Some(if Smem::of(type_of(value)).is_some() {
                         let transposed = bool_attr(op, flag)?;
@@ -232,10 +242,18 @@ impl<'c> GpuOp<'c> {
                 };
                 let lhs = operand(at(0)?, "lhs_transposed")?;
                 let rhs = operand(at(1)?, "rhs_transposed")?;
-                let acc = at(2)?;
+                let acc = at(2 + scales)?;
+                let split = |name: &str| -> Option<[usize; 2]> { sizes(name)?.try_into().ok() };
                 match name {
-                    "wgmma" => GpuOp::Wgmma { lhs, rhs, acc, groups: sizes("groups")?.try_into().ok()? },
-                    _ => GpuOp::MmaSync { lhs, rhs, acc, warps: sizes("warps")?.try_into().ok()? },
+                    "wgmma" => GpuOp::Wgmma { lhs, rhs, acc, groups: split("groups")? },
+                    "mma_scaled_sync" => {
+                        let scales = [at(2)?, at(3)?];
+                        GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps: split("warps")? }
+                    }
+                    _ => {
+                        let order = KOrder(sizes("k_order").unwrap_or_default());
+                        GpuOp::MmaSync { lhs, rhs, acc, warps: split("warps")?, order }
+                    }
                 }
             }
             "wgmma_wait" => GpuOp::WgmmaWait { tiles: operands, pending: size("pending")? },
@@ -395,41 +413,27 @@ pub trait GpuBuilder<'c> {
     }
 
     /// `tgpu.mma_sync`.
-    fn mma_sync(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, warps: [usize; 2]) -> Val<'c> {
-        self.product("tgpu.mma_sync", [lhs, rhs], acc, ("warps", warps))
+    fn mma_sync(
+        &self,
+        lhs: MmaOperand<'c>,
+        rhs: MmaOperand<'c>,
+        acc: Val<'c>,
+        warps: [usize; 2],
+        order: &KOrder,
+    ) -> Val<'c> {
+        let b = self.builder();
+        let (operands, mut attributes) = product_parts(b, [lhs, rhs], &[acc], ("warps", warps));
+        if *order != KOrder::default() {
+            attributes.push(("k_order", sizes_attr(b, &order.0)));
+        }
+        b.value("tgpu.mma_sync", &operands, type_of(acc), &attributes)
     }
 
     /// `tgpu.wgmma`.
     fn wgmma(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, groups: [usize; 2]) -> Val<'c> {
-        self.product("tgpu.wgmma", [lhs, rhs], acc, ("groups", groups))
-    }
-
-    /// A product of tiles.
-    fn product(
-        &self,
-        name: &str,
-        [lhs, rhs]: [MmaOperand<'c>; 2],
-        acc: Val<'c>,
-        (split_name, split): (&str, [usize; 2]),
-    ) -> Val<'c> {
         let b = self.builder();
-        let mut slots = Vec::new();
-        let mut take = |operand| match operand {
-            MmaOperand::Registers(tile) => (tile, false),
-            MmaOperand::Shared { smem, slot, transposed } => {
-                slots.push(slot);
-                (smem, transposed)
-            }
-        };
-        let ((lhs, lhs_transposed), (rhs, rhs_transposed)) = (take(lhs), take(rhs));
-        let operands: Vec<_> = [lhs, rhs, acc].iter().chain(&slots).copied().collect();
-        let flag = |value| BoolAttribute::new(b.context(), value).into();
-        let attributes = [
-            ("lhs_transposed", flag(lhs_transposed)),
-            ("rhs_transposed", flag(rhs_transposed)),
-            (split_name, sizes_attr(b, &split)),
-        ];
-        b.value(name, &operands, type_of(acc), &attributes)
+        let (operands, attributes) = product_parts(b, [lhs, rhs], &[acc], ("groups", groups));
+        b.value("tgpu.wgmma", &operands, type_of(acc), &attributes)
     }
 
     /// `tgpu.wgmma_wait`.
@@ -494,6 +498,20 @@ pub trait GpuBuilder<'c> {
         self.builder().op("tgpu.mbarrier_arrive", &[barriers, slot], &[], &[])
     }
 
+    /// `tgpu.mma_scaled_sync`.
+    fn mma_scaled_sync(
+        &self,
+        operands: [MmaOperand<'c>; 2],
+        scales: [Val<'c>; 2],
+        acc: Val<'c>,
+        warps: [usize; 2],
+    ) -> Val<'c> {
+        let b = self.builder();
+        let (operands, attributes) =
+            product_parts(b, operands, &[scales[0], scales[1], acc], ("warps", warps));
+        b.value("tgpu.mma_scaled_sync", &operands, type_of(acc), &attributes)
+    }
+
     /// `tgpu.reduce`.
     fn reduce_tile(&self, tile: Val<'c>, axis: usize, kind: ReduceKind) -> Val<'c> {
         let b = self.builder();
@@ -537,6 +555,33 @@ impl<'c> GpuBuilder<'c> for Builder<'c> {
     fn builder(&self) -> &Builder<'c> {
         self
     }
+}
+
+/// Attributes by name.
+type Attributes<'c> = Vec<(&'static str, Attribute<'c>)>;
+
+/// Operands and attributes of a product: lhs, rhs, `others`, then the slots of those in shared memory.
+fn product_parts<'c>(
+    b: &Builder<'c>,
+    operands: [MmaOperand<'c>; 2],
+    others: &[Val<'c>],
+    (split_name, split): (&'static str, [usize; 2]),
+) -> (Vec<Val<'c>>, Attributes<'c>) {
+    let mut slots = Vec::new();
+    let [(lhs, lhs_transposed), (rhs, rhs_transposed)] = operands.map(|operand| match operand {
+        MmaOperand::Registers(tile) => (tile, false),
+        MmaOperand::Shared { smem, slot, transposed } => {
+            slots.push(slot);
+            (smem, transposed)
+        }
+    });
+    let flag = |value| BoolAttribute::new(b.context(), value).into();
+    let attributes = vec![
+        ("lhs_transposed", flag(lhs_transposed)),
+        ("rhs_transposed", flag(rhs_transposed)),
+        (split_name, sizes_attr(b, &split)),
+    ];
+    ([lhs, rhs].iter().chain(others).chain(&slots).copied().collect(), attributes)
 }
 
 /// Sizes as a dense array attribute.

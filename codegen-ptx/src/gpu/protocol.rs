@@ -194,7 +194,11 @@ fn reads<'c>(op: Op<'c>, buffers: &[Val<'c>]) -> bool {
     };
     match GpuOp::of(op) {
         Some(GpuOp::LocalLoad { smem, .. }) => buffers.contains(&smem),
-        Some(GpuOp::MmaSync { lhs, rhs, .. } | GpuOp::Wgmma { lhs, rhs, .. }) => is_read(lhs) || is_read(rhs),
+        Some(
+            GpuOp::MmaSync { lhs, rhs, .. }
+            | GpuOp::MmaScaledSync { lhs, rhs, .. }
+            | GpuOp::Wgmma { lhs, rhs, .. },
+        ) => is_read(lhs) || is_read(rhs),
         _ => false,
     }
 }

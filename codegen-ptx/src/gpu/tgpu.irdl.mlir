@@ -133,6 +133,7 @@ irdl.dialect @tgpu {
 
   // acc + lhs rhs by tensor cores. An operand is a tile in registers, in the fragment layout of `warps`, or one in
   // shared memory, whose slot is among `slots` (lhs first) and which is read transposed where the flag says so.
+  // With `k_order`, bit i of an instruction's position along K stands for bit k_order[i] of K's coordinate.
   irdl.operation @mma_sync {
     %lhs_tile = irdl.base "!builtin.tensor"
     %lhs_smem = irdl.base @tgpu::@smem
@@ -234,6 +235,27 @@ irdl.dialect @tgpu {
     %smem = irdl.base @tgpu::@smem
     %slot = irdl.is i32
     irdl.operands(barriers: %smem, slot: %slot)
+  }
+
+  // As mma_sync, of 4-bit operands with scales, which are tiles in registers in their fragment layouts.
+  irdl.operation @mma_scaled_sync {
+    %lhs_tile = irdl.base "!builtin.tensor"
+    %lhs_smem = irdl.base @tgpu::@smem
+    %lhs = irdl.any_of(%lhs_tile, %lhs_smem)
+    %rhs_tile = irdl.base "!builtin.tensor"
+    %rhs_smem = irdl.base @tgpu::@smem
+    %rhs = irdl.any_of(%rhs_tile, %rhs_smem)
+    %lhs_scales = irdl.base "!builtin.tensor"
+    %rhs_scales = irdl.base "!builtin.tensor"
+    %acc = irdl.base "!builtin.tensor"
+    %slot = irdl.is i32
+    %lhs_flag = irdl.base "#builtin.integer"
+    %rhs_flag = irdl.base "#builtin.integer"
+    %warps = irdl.base "#builtin.dense_array"
+    irdl.operands(
+      lhs: %lhs, rhs: %rhs, lhs_scales: %lhs_scales, rhs_scales: %rhs_scales, acc: %acc, slots: variadic %slot)
+    irdl.attributes {"lhs_transposed" = %lhs_flag, "rhs_transposed" = %rhs_flag, "warps" = %warps}
+    irdl.results(result: %acc)
   }
 
   // As tile.reduce; the result's layout is the slice of the operand's. Through shared memory at

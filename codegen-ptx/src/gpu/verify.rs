@@ -11,6 +11,7 @@ use tile_ir::context::Place;
 use tile_ir::types::{
     Op, Val, dtype_of, is_tile, name_of, nested_ops, results_of, shape_of, type_of, view_of,
 };
+use tile_lang::DType;
 
 /// A rule that an operation breaks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -135,8 +136,9 @@ fn types(fit: bool, what: &'static str) -> Result<(), Rule> {
 
 /// The matrix that a shared-memory operand is.
 fn matrix(smem: Val, transposed: bool) -> Option<[usize; 2]> {
-    let Smem { layout, .. } = Smem::of(type_of(smem))?;
-    Some(if transposed { [layout.cols, layout.rows] } else { [layout.rows, layout.cols] })
+    let smem = Smem::of(type_of(smem))?;
+    let (rows, cols) = (smem.layout.rows, smem.cols());
+    Some(if transposed { [cols, rows] } else { [rows, cols] })
 }
 
 fn check(op: Op) -> Result<(), Rule> {
@@ -171,7 +173,7 @@ fn check(op: Op) -> Result<(), Rule> {
                 let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
                 let cols = tile_shape.last().copied().unwrap_or(1);
                 let rows = tile_shape.iter().product::<usize>() / cols;
-                let fit = (smem.layout.rows, smem.layout.cols) == (rows, cols)
+                let fit = (smem.layout.rows, smem.cols()) == (rows, cols)
                     && view_of(type_of(view))
                         .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, tile and shared memory")
@@ -221,7 +223,31 @@ fn check(op: Op) -> Result<(), Rule> {
         GpuOp::ConvertLayout { tile, .. } => {
             types(shape(tile) == shape(result) && dtype(tile) == dtype(result), "operand and result")
         }
-        GpuOp::MmaSync { lhs, rhs, acc, warps } => {
+        GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps } => {
+            let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
+            expect("the accumulator", &layout(acc), &mma::acc(m, n, warps))?;
+            let read = |operand| match operand {
+                MmaOperand::Registers(tile) => shape(tile).try_into().ok().zip(dtype(tile)),
+                MmaOperand::Shared { smem, transposed, .. } => {
+                    matrix(smem, transposed).zip(Smem::of(type_of(smem)).map(|s| s.dtype))
+                }
+            };
+            let (Some(([lhs_m, k], element)), Some(([rhs_k, rhs_n], other))) = (read(lhs), read(rhs)) else {
+                return Err(Rule::Types("operands"));
+            };
+            types(lhs_m == m && rhs_n == n && k == rhs_k, "operands and accumulator")?;
+            types(element == DType::F4E2M1FN && other == element, "dtype and instruction")?;
+            types(scales.iter().all(|s| dtype(*s) == Some(DType::F8E4M3FN)), "scales and instruction")?;
+            if let MmaOperand::Registers(tile) = lhs {
+                expect("the lhs", &layout(tile), &mma::lhs(m, k, warps, element))?;
+            }
+            if let MmaOperand::Registers(tile) = rhs {
+                expect("the rhs", &layout(tile), &mma::rhs(k, n, warps, element))?;
+            }
+            expect("the scales of the lhs", &layout(scales[0]), &mma::lhs_scales(m, k, warps))?;
+            expect("the scales of the rhs", &layout(scales[1]), &mma::rhs_scales(k, n, warps))
+        }
+        GpuOp::MmaSync { lhs, rhs, acc, warps, order } => {
             let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
             expect("the accumulator", &layout(acc), &mma::acc(m, n, warps))?;
             let read = |operand| match operand {
@@ -236,10 +262,12 @@ fn check(op: Op) -> Result<(), Rule> {
             types(lhs_m == m && rhs_n == n && k == rhs_k && element == other, "operands and accumulator")?;
             types(mma::depth(element).is_some(), "dtype and instruction")?;
             if let MmaOperand::Registers(tile) = lhs {
-                expect("the lhs", &layout(tile), &mma::lhs(m, k, warps, element))?;
+                let expected = order.apply(mma::lhs(m, k, warps, element), 1);
+                expect("the lhs", &layout(tile), &expected)?;
             }
             if let MmaOperand::Registers(tile) = rhs {
-                expect("the rhs", &layout(tile), &mma::rhs(k, n, warps, element))?;
+                let expected = order.apply(mma::rhs(k, n, warps, element), 0);
+                expect("the rhs", &layout(tile), &expected)?;
             }
             Ok(())
         }

@@ -11,6 +11,54 @@
 use super::LinearLayout;
 use tile_lang::dtype::DType;
 
+/// Which part of K each position of the instruction stands for: bit `i` of a position is bit `0[i]` of K's
+/// coordinate. A product sums over K in any order, as long as both operands are in the same one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct KOrder(pub Vec<usize>);
+
+impl KOrder {
+    /// The order in which each thread holds `run` consecutive positions of K in its registers, those of one
+    /// instruction first; the two of a 32-bit register of a 16-bit `dtype` are `pair` apart. The plain order where
+    /// K is too short.
+    pub fn runs(k: usize, dtype: DType, run: usize, pair: usize) -> KOrder {
+        let Some(depth) = depth(dtype).filter(|&depth| k >= depth) else { return KOrder::default() };
+        let bits = k.trailing_zeros() as usize;
+        let within = (32 / dtype.bits()).trailing_zeros() as usize;
+        let run_bits = (run.min(k / 4).trailing_zeros() as usize).min(bits - 2);
+        let mut in_registers: Vec<usize> = (0..run_bits).collect();
+        let pair_bit = pair.trailing_zeros() as usize;
+        if within == 1 && pair_bit < run_bits {
+            in_registers.remove(pair_bit);
+            in_registers.insert(0, pair_bit);
+        }
+        let mut in_registers = in_registers.into_iter();
+        let mut lanes = run_bits..run_bits + 2;
+        let mut rest = run_bits + 2..bits;
+        debug_assert!(depth.trailing_zeros() as usize == within + 3);
+        let order = (0..bits).map(|bit| {
+            let place = if bit == within || bit == within + 1 { lanes.next() } else { in_registers.next() };
+            place.or_else(|| rest.next()).expect("as many places as bits")
+        });
+        KOrder(order.collect())
+    }
+
+    /// The position of K that a position of the instruction stands for.
+    fn position(&self, at: u32) -> u32 {
+        if self.0.is_empty() {
+            return at;
+        }
+        let set = self.0.iter().enumerate().filter(|(bit, _)| at >> bit & 1 == 1);
+        set.fold(0, |position, (_, to)| position | 1 << to)
+    }
+
+    /// A layout of an operand whose dimension `dim` is K, in this order.
+    pub fn apply(&self, mut layout: LinearLayout, dim: usize) -> LinearLayout {
+        let bases = layout.register.iter_mut().chain(&mut layout.lane).chain(&mut layout.warp);
+        bases.for_each(|basis| basis[dim] = self.position(basis[dim]));
+        layout
+    }
+}
+
 /// Rows of one instruction.
 pub const M: usize = 16;
 /// Columns of one instruction.
@@ -18,12 +66,14 @@ pub const N: usize = 8;
 
 /// Depth of one instruction for an operand dtype: 32 bytes of K.
 ///
-/// f32 operands are multiplied as tf32. `None` for dtypes no tensor core multiplies here.
+/// f32 operands are multiplied as tf32, 4-bit ones with block scales. `None` for dtypes no tensor core multiplies
+/// here.
 pub fn depth(dtype: DType) -> Option<usize> {
     match dtype {
         DType::F32 => Some(8),
         DType::F16 | DType::BF16 => Some(16),
         DType::F8E4M3FN => Some(32),
+        DType::F4E2M1FN => Some(64),
         _ => None,
     }
 }
@@ -109,6 +159,38 @@ pub fn rhs(k: usize, n: usize, warps: [usize; 2], dtype: DType) -> LinearLayout 
     LinearLayout::from_steps(&[k, n], &register, &lane, &warp_steps(warps, None, Some((1, warp_n))))
 }
 
+/// Elements of K that share a scale.
+pub const SCALED_GROUP: usize = 16;
+
+/// The scales `[m, k / 16]` of the [`lhs`] of a product of 4-bit operands.
+///
+/// One register holds those of the four groups of one instruction, the first in the low bits; lane `4 g + t` those
+/// of row `g`, or for odd `t` of row `g + 8`, of which the instruction reads lanes with `t` below 2.
+///
+/// Source: PTX ISA, "Block scaling for mma.sync", thread-id-a and byte-id-a 0.
+pub fn lhs_scales(m: usize, k: usize, warps: [usize; 2]) -> LinearLayout {
+    let warp_m = warp_extent(m, warps[0], M);
+    let mut register = vec![(1, 1), (1, 2)];
+    register.extend(doubling(1, 4, k / SCALED_GROUP));
+    register.extend(doubling(0, M, warp_m));
+    let lane = [(0, 8), (0, usize::MAX), (0, 1), (0, 2), (0, 4)];
+    let warp = warp_steps(warps, Some((0, warp_m)), None);
+    LinearLayout::from_steps(&[m, k / SCALED_GROUP], &register, &lane, &warp)
+}
+
+/// The scales `[k / 16, n]` of the [`rhs`] of a product of 4-bit operands.
+///
+/// As [`lhs_scales`]; lane `4 g + t` holds those of column `g`, of which the instruction reads lanes with `t` 0.
+pub fn rhs_scales(k: usize, n: usize, warps: [usize; 2]) -> LinearLayout {
+    let warp_n = warp_extent(n, warps[1], N);
+    let mut register = vec![(0, 1), (0, 2)];
+    register.extend(doubling(0, 4, k / SCALED_GROUP));
+    register.extend(doubling(1, N, warp_n));
+    let lane = [(1, usize::MAX), (1, usize::MAX), (1, 1), (1, 2), (1, 4)];
+    let warp = warp_steps(warps, None, Some((1, warp_n)));
+    LinearLayout::from_steps(&[k / SCALED_GROUP, n], &register, &lane, &warp)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -128,7 +210,7 @@ mod tests {
 
     #[test]
     fn fragments_are_those_of_the_isa() {
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3FN] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::F8E4M3FN, DType::F4E2M1FN] {
             let (k, bits) = (depth(dtype).unwrap(), dtype.bits());
             let (a, b) = (lhs(16, k, [1, 1], dtype), rhs(k, 8, [1, 1], dtype));
             assert_eq!(
@@ -161,6 +243,64 @@ mod tests {
                 assert_eq!(c.apply(register as u32, lane, 0), expected);
             }
         }
+    }
+
+    #[test]
+    fn an_order_of_k_gives_each_thread_a_run() {
+        for (dtype, k, run, pair) in [
+            (DType::BF16, 256, 32, 4),
+            (DType::F16, 64, 16, 1),
+            (DType::BF16, 16, 32, 4),
+            (DType::F32, 32, 8, 1),
+        ] {
+            let order = KOrder::runs(k, dtype, run, pair);
+            let a = order.apply(lhs(16, k, [1, 1], dtype), 1);
+            let b = order.apply(rhs(k, 8, [1, 1], dtype), 0);
+            assert!(a.is_surjective() && b.is_surjective());
+            let held = run.min(k / 4) as u32;
+            for lane in 0..4 {
+                let mut first: Vec<u32> = (0..a.num_registers() as u32)
+                    .map(|r| a.apply(r, lane, 0))
+                    .filter(|at| at[0] == 0)
+                    .map(|at| at[1])
+                    .collect();
+                first.sort_unstable();
+                let expected: Vec<u32> = (0..held).map(|i| lane * held + i).collect();
+                assert_eq!(first[..held as usize], expected, "{dtype} {k}");
+            }
+            if dtype != DType::F32 && k > 16 {
+                assert_eq!(a.apply(1, 0, 0), [0, pair as u32]);
+            }
+            // Both operands hold the same positions in the same step and lane.
+            let steps = |layout: &LinearLayout, dim: usize, half: usize| -> Vec<u32> {
+                let within = (32 / dtype.bits()) as u32;
+                let register = |r: u32| {
+                    r % within
+                        | r / within % 2 << half
+                        | r / within / 2 * within * 2 << (half - within.trailing_zeros() as usize)
+                };
+                (0..(k / 4) as u32).map(|r| layout.apply(register(r), 3, 0)[dim]).collect()
+            };
+            let half = (32 / dtype.bits()).trailing_zeros() as usize;
+            assert_eq!(steps(&a, 1, half + 1), steps(&b, 0, half), "{dtype}");
+        }
+        assert_eq!(KOrder::runs(8, DType::BF16, 32, 4), KOrder::default());
+    }
+
+    #[test]
+    fn scales_are_where_the_isa_reads_them() {
+        let (a, b) = (lhs_scales(32, 128, [2, 1]), rhs_scales(128, 16, [1, 2]));
+        for lane in 0..32 {
+            let (g, t) = (lane / 4, lane % 4);
+            for byte in 0..4 {
+                assert_eq!(a.apply(byte, lane, 0), [g + 8 * (t % 2), byte]);
+                assert_eq!(b.apply(byte, lane, 0), [byte, g]);
+            }
+            // The second register is the next step of K; the next warp has the next rows or columns.
+            assert_eq!((a.apply(4, lane, 0)[1], b.apply(4, lane, 0)[0]), (4, 4));
+            assert_eq!((a.apply(0, lane, 1)[0], b.apply(0, lane, 1)[1]), (16 + g + 8 * (t % 2), 8 + g));
+        }
+        assert!(a.is_surjective() && b.is_surjective());
     }
 
     #[test]

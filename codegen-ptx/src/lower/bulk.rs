@@ -32,7 +32,7 @@ impl<'c> Lowering<'c> {
         let slot_bytes = smem.slot_bytes();
         self.set(
             result,
-            Lowered::Shared(Shared { dtype: smem.dtype, layout: smem.layout, base, slot_bytes }),
+            Lowered::Shared(Shared { dtype: smem.dtype, layout: smem.layout, per_byte: 1, base, slot_bytes }),
         );
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Loops and branches: blocks whose arguments are the registers of what is carried.
 
 use super::emitter::Cmp;
-use super::value::{Lowered, Registers, Tile};
+use super::value::{Lowered, Registers, Tile, packing};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use melior::ir::{BlockLike, ValueLike};
@@ -27,7 +27,9 @@ impl<'c> Lowering<'c> {
             match value {
                 Lowered::Scalar(scalar) => flat.push(*scalar),
                 Lowered::Tile(tile) => match &tile.registers {
-                    Registers::Elements(r) | Registers::Packed(r) => flat.extend(r.iter().copied()),
+                    Registers::Elements(r) | Registers::Packed(r) | Registers::Nibbles(r, _) => {
+                        flat.extend(r.iter().copied());
+                    }
                 },
                 Lowered::View(_) | Lowered::Shared(_) | Lowered::Role { .. } => {
                     return Err(internal(op, "a tensor or buffer is carried by control flow"));
@@ -50,6 +52,9 @@ impl<'c> Lowering<'c> {
                     let registers = match &tile.registers {
                         Registers::Elements(r) => Registers::Elements(take(r.len()).into()),
                         Registers::Packed(r) => Registers::Packed(take(r.len()).into()),
+                        Registers::Nibbles(r, places) => {
+                            Registers::Nibbles(take(r.len()).into(), Rc::clone(places))
+                        }
                     };
                     Lowered::Tile(Tile { registers, layout: Rc::clone(&tile.layout), ..*tile })
                 }
@@ -74,9 +79,13 @@ impl<'c> Lowering<'c> {
                     if tile.layout != like.layout {
                         return Err(internal(op, "a carried tile changes its layout"));
                     }
-                    let registers = match like.registers {
+                    let registers = match &like.registers {
                         Registers::Elements(_) => Registers::Elements(tile.elements(&mut self.e)),
                         Registers::Packed(_) => Registers::Packed(tile.packed_registers(&mut self.e)),
+                        // In order, as `all` makes them.
+                        Registers::Nibbles(_, places) => {
+                            Registers::Nibbles(tile.packed_registers(&mut self.e), Rc::clone(places))
+                        }
                     };
                     Lowered::Tile(Tile { registers, ..tile })
                 }
@@ -86,9 +95,24 @@ impl<'c> Lowering<'c> {
         Ok(conformed)
     }
 
-    /// The lowered forms of values.
-    fn all(&self, op: Op, values: &[Val<'c>]) -> Result<Vec<Lowered<'c>>, LowerError> {
-        values.iter().map(|&v| self.get(op, v).cloned()).collect()
+    /// The lowered forms of values; 4-bit elements in whole words in order, or one by one.
+    fn all(&mut self, op: Op, values: &[Val<'c>]) -> Result<Vec<Lowered<'c>>, LowerError> {
+        let mut all = Vec::new();
+        for &value in values {
+            all.push(match self.get(op, value)?.clone() {
+                Lowered::Tile(tile) if matches!(tile.registers, Registers::Nibbles(..)) => {
+                    Lowered::Tile(if tile.layout.num_registers() >= packing(tile.dtype) {
+                        let words = tile.packed_registers(&mut self.e).to_vec();
+                        Tile::packed(tile.dtype, &tile.layout, words)
+                    } else {
+                        let elements = tile.elements(&mut self.e).to_vec();
+                        Tile::new(tile.dtype, &tile.layout, elements)
+                    })
+                }
+                other => other,
+            });
+        }
+        Ok(all)
     }
 
     fn set_all(&mut self, values: &[Val<'c>], lowered: Vec<Lowered<'c>>) {

@@ -43,13 +43,18 @@ impl<'c> Lowering<'c> {
         }
     }
 
-    fn permute(&mut self, tile: &Tile<'c>, layout: &Rc<LinearLayout>, source: &[u32]) -> Tile<'c> {
+    /// The registers of `tile` that `source` names, in a layout of as many registers.
+    pub(super) fn permute(&mut self, tile: &Tile<'c>, layout: &Rc<LinearLayout>, source: &[u32]) -> Tile<'c> {
         let per_word = packing(tile.dtype);
         let registers = match &tile.registers {
             Registers::Packed(words) if keeps_words(source, per_word) => {
                 let words: Vec<Val> =
                     source.iter().step_by(per_word).map(|&s| words[s as usize / per_word]).collect();
                 Registers::Packed(words.into())
+            }
+            Registers::Nibbles(words, places) => {
+                let places: Vec<u32> = source.iter().map(|&s| places[s as usize]).collect();
+                Registers::Nibbles(Rc::clone(words), places.into())
             }
             _ => {
                 let elements = tile.elements(&mut self.e);
@@ -98,9 +103,11 @@ impl<'c> Lowering<'c> {
                 _ => first,
             });
         }
-        let registers =
-            if whole_words { Registers::Packed(results.into()) } else { Registers::Elements(results.into()) };
-        Tile { dtype: tile.dtype, layout: Rc::clone(layout), registers }
+        if whole_words {
+            Tile::packed(tile.dtype, layout, results)
+        } else {
+            Tile::new(tile.dtype, layout, results)
+        }
     }
 
     /// The value that another lane holds.

@@ -1,14 +1,19 @@
 //! Arithmetic, comparisons, selections, functions and casts, element by element.
 
-use super::value::{Lowered, Registers, Tile, packing};
+use super::narrow::{f8_pair_as, widen_nibble_pair, widening};
+use super::value::{Lowered, Registers, Tile, packing, unpack};
 use super::{Lowering, internal};
 use crate::error::LowerError;
-use melior::ir::attribute::{Attribute, AttributeLike, FloatAttribute, IntegerAttribute};
+use melior::ir::attribute::{
+    Attribute, AttributeLike, DenseElementsAttribute, FloatAttribute, IntegerAttribute,
+};
 use melior::ir::operation::OperationLike;
 use melior::ir::{Type, ValueLike};
 use std::rc::Rc;
 use tile_ir::context::Place;
-use tile_ir::types::{Op, Val, attr, dtype_of, int_attr, is_tile, operands_of, results_of, type_of};
+use tile_ir::types::{
+    Op, Val, attr, defining_op, dtype_of, int_attr, is_tile, name_of, operands_of, results_of, type_of,
+};
 use tile_lang::dtype::DType;
 
 const LOG2_E: f64 = std::f64::consts::LOG2_E;
@@ -32,7 +37,11 @@ impl<'c> Lowering<'c> {
             return Ok(());
         }
         let layout = self.layout(op, ty)?;
-        if let Some(tile) = self.cast_pairs(op, name, &operands, &layout, dtype)? {
+        let by_pairs = match self.cast_pairs(op, name, &operands, &layout, dtype)? {
+            Some(tile) => Some(tile),
+            None => self.compute_pairs(op, name, &operands, &layout, dtype)?,
+        };
+        if let Some(tile) = by_pairs {
             self.set(result, Lowered::Tile(tile));
             return Ok(());
         }
@@ -117,6 +126,96 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
+    /// Sums, differences and products of 16-bit elements that are packed already, two with one instruction.
+    fn compute_pairs(
+        &mut self,
+        op: Op<'c>,
+        name: &str,
+        operands: &[Val<'c>],
+        layout: &Rc<crate::layout::LinearLayout>,
+        dtype: DType,
+    ) -> Result<Option<Tile<'c>>, LowerError> {
+        let instruction = match name {
+            "arith.addf" => "llvm.fadd",
+            "arith.subf" => "llvm.fsub",
+            "arith.mulf" => "llvm.fmul",
+            _ => return Ok(None),
+        };
+        let tiles: Result<Vec<_>, _> = operands.iter().map(|&v| self.tile(op, v)).collect();
+        let tiles = tiles?;
+        let is_packed = |tile: &Tile| matches!(tile.registers, Registers::Packed(_));
+        if packing(dtype) != 2 || layout.num_registers() < 2 || !tiles.iter().any(is_packed) {
+            return Ok(None);
+        }
+        if tiles.iter().any(|tile| tile.layout != *layout) {
+            return Err(internal(op, "operands in different layouts"));
+        }
+        if name == "arith.mulf"
+            && let Some(tile) = self.widen_by_product(op, operands, layout, dtype)?
+        {
+            return Ok(Some(tile));
+        }
+        let types = self.e.types;
+        let pair = if dtype == DType::F16 { types.f16x2 } else { types.bf16x2 };
+        let words: Vec<_> = tiles.iter().map(|tile| tile.packed_registers(&mut self.e)).collect();
+        let results = words[0].iter().zip(words[1].iter()).map(|(&a, &b)| {
+            let [a, b] = [a, b].map(|word| self.e.convert("llvm.bitcast", word, pair));
+            let result = self.e.float_binary(instruction, a, b);
+            self.e.convert("llvm.bitcast", result, types.i32)
+        });
+        Ok(Some(Tile::packed(dtype, layout, results.collect())))
+    }
+
+    /// The product of packed 4-bit elements that were widened and a factor: where the factor leaves room, it takes on
+    /// the power of two by which elements are widened, and one product does both.
+    fn widen_by_product(
+        &mut self,
+        op: Op<'c>,
+        operands: &[Val<'c>],
+        layout: &Rc<crate::layout::LinearLayout>,
+        dtype: DType,
+    ) -> Result<Option<Tile<'c>>, LowerError> {
+        let (largest, _) = widening(dtype);
+        for (&wide, &factor) in operands.iter().zip(operands.iter().rev()) {
+            let cast = defining_op(wide).filter(|op| name_of(*op) == "tile.cast");
+            let Some(narrow) = cast.map(|op| operands_of(op)[0]) else { continue };
+            let Lowered::Tile(narrow) = self.get(op, narrow)?.clone() else { continue };
+            let Registers::Nibbles(words, places) = &narrow.registers else { continue };
+            let fits = bound(factor).is_some_and(|bound| bound <= largest);
+            if !fits || narrow.layout != *layout {
+                continue;
+            }
+            let factor = self.tile(op, factor)?.packed_registers(&mut self.e);
+            let pairs = places.chunks(2).zip(factor.iter()).map(|(pair, &factor)| {
+                widen_nibble_pair(&mut self.e, words, [pair[0], pair[1]], dtype, Some(factor))
+            });
+            return Ok(Some(Tile::packed(dtype, layout, pairs.collect())));
+        }
+        Ok(None)
+    }
+
+    /// Packed 4-bit elements as f16, bf16 or f32, two at a time.
+    fn cast_nibbles(
+        &mut self,
+        (words, places): (&[Val<'c>], &[u32]),
+        layout: &Rc<crate::layout::LinearLayout>,
+        dtype: DType,
+    ) -> Tile<'c> {
+        let types = self.e.types;
+        let half = if dtype == DType::BF16 { DType::BF16 } else { DType::F16 };
+        let pairs = places
+            .chunks(2)
+            .map(|pair| widen_nibble_pair(&mut self.e, words, [pair[0], pair[1]], half, None));
+        let pairs: Vec<Val> = pairs.collect();
+        if dtype != DType::F32 {
+            return Tile::packed(dtype, layout, pairs);
+        }
+        let halves = pairs.into_iter().flat_map(|pair| unpack(&mut self.e, pair, DType::F16));
+        let halves: Vec<Val> = halves.collect();
+        let wide = halves.into_iter().map(|half| self.e.convert("llvm.fpext", half, types.f32)).collect();
+        Tile::new(dtype, layout, wide)
+    }
+
     /// Casts of whole pairs where one instruction does two and leaves them packed.
     fn cast_pairs(
         &mut self,
@@ -129,6 +228,17 @@ impl<'c> Lowering<'c> {
         let (&[operand], "arith.truncf" | "tile.cast") = (operands, name) else { return Ok(None) };
         let tile = self.tile(op, operand)?;
         let count = layout.num_registers();
+        if let Registers::Nibbles(words, places) = &tile.registers
+            && matches!(dtype, DType::F16 | DType::BF16 | DType::F32)
+            && count >= 2
+        {
+            return Ok(Some(self.cast_nibbles((words, places), layout, dtype)));
+        }
+        if tile.dtype == DType::F8E4M3FN && dtype.bits() == 16 && count >= 2 {
+            let elements = tile.elements(&mut self.e);
+            let pairs = elements.chunks(2).map(|pair| f8_pair_as(&mut self.e, [pair[0], pair[1]], dtype));
+            return Ok(Some(Tile::packed(dtype, layout, pairs.collect())));
+        }
         if tile.dtype != DType::F32 || packing(dtype) < 2 || count < packing(dtype) {
             return Ok(None);
         }
@@ -146,7 +256,21 @@ impl<'c> Lowering<'c> {
                     registers.push(self.e.convert("llvm.bitcast", both, types.i32));
                 }
             }
-            _ if self.e.target.has_fp8_conversions() => {
+            DType::F4E2M1FN if self.e.target.has_fp4_conversions() => {
+                for chunk in elements.chunks(8) {
+                    let mut word: Option<Val> = None;
+                    for (i, pair) in chunk.chunks(2).enumerate() {
+                        let name = "llvm.nvvm.ff.to.e2m1x2.rn.satfinite";
+                        let both = self.e.call(name, &[pair[1], pair[0]], types.i16);
+                        let both = self.e.convert("llvm.zext", both, types.i32);
+                        let byte = self.e.and_const(both, 0xff);
+                        let byte = self.e.shift(byte, 8 * i as i32);
+                        word = Some(word.map_or(byte, |word| self.e.binary("llvm.or", word, byte)));
+                    }
+                    registers.extend(word);
+                }
+            }
+            DType::F8E4M3FN if self.e.target.has_fp8_conversions() => {
                 for chunk in elements.chunks(4) {
                     let halves: Vec<_> = chunk
                         .chunks(2)
@@ -162,7 +286,7 @@ impl<'c> Lowering<'c> {
             }
             _ => return Ok(None),
         }
-        Ok(Some(Tile { dtype, layout: Rc::clone(layout), registers: Registers::Packed(registers.into()) }))
+        Ok(Some(Tile::packed(dtype, layout, registers)))
     }
 
     /// One element of an operation from `from` to `to`.
@@ -189,7 +313,8 @@ impl<'c> Lowering<'c> {
             "mulf" => e.float_binary("llvm.fmul", a, second()?),
             "divf" => {
                 let b = second()?;
-                self.in_f32(to, &[a, b], |e, x| e.call("llvm.nvvm.div.full", x, e.types.f32))
+                let name = if may_be_approximate(op) { "llvm.nvvm.div.full" } else { "llvm.nvvm.div.rn.f" };
+                self.in_f32(to, &[a, b], |e, x| e.call(name, x, e.types.f32))
             }
             "remf" => {
                 let b = second()?;
@@ -328,6 +453,39 @@ impl<'c> Lowering<'c> {
         let result = compute(e, &wide);
         e.convert("llvm.fptrunc", result, ty)
     }
+}
+
+/// What no element of a tile exceeds in magnitude, where its operations tell.
+fn bound(value: Val) -> Option<f64> {
+    let op = defining_op(value)?;
+    let operands = operands_of(op);
+    let of = |i: usize| operands.get(i).copied().and_then(bound);
+    match name_of(op).as_str() {
+        "tile.cast" => match dtype_of(type_of(operands[0]))? {
+            DType::F8E4M3FN => Some(448.0),
+            DType::F4E2M1FN => Some(6.0),
+            _ => None,
+        },
+        "arith.constant" => {
+            let dense = DenseElementsAttribute::try_from(attr(op, "value")?).ok()?;
+            // SAFETY: the attribute is live, and a splat is read only if it is one.
+            let splat = unsafe {
+                if !mlir_sys::mlirDenseElementsAttrIsSplat(dense.to_raw()) {
+                    return None;
+                }
+                Attribute::from_raw(mlir_sys::mlirDenseElementsAttrGetSplatValue(dense.to_raw()))
+            };
+            Some(FloatAttribute::try_from(splat).ok()?.value().abs())
+        }
+        "arith.mulf" => Some(of(0)? * of(1)?),
+        "tgpu.broadcast" | "tgpu.reshape" | "tgpu.transpose" | "tgpu.convert_layout" => of(0),
+        _ => None,
+    }
+}
+
+/// Whether a division may be a product with an approximate reciprocal.
+fn may_be_approximate(op: Op) -> bool {
+    attr(op, "fastmath").is_some_and(|flags| flags.to_string().contains("arcp"))
 }
 
 /// How intrinsics name a type.

@@ -428,6 +428,17 @@ impl<'c> Emitter<'c> {
         self.inline_asm(text, constraints, operands, &[result], false)[0]
     }
 
+    /// Inline PTX that only computes, with several results.
+    pub fn pure_asm_values(
+        &mut self,
+        text: &str,
+        constraints: &str,
+        operands: &[Val<'c>],
+        results: &[Type<'c>],
+    ) -> Vec<Val<'c>> {
+        self.inline_asm(text, constraints, operands, results, false)
+    }
+
     fn inline_asm(
         &mut self,
         text: &str,

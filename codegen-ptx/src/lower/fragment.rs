@@ -8,8 +8,7 @@
 
 use super::Lowering;
 use super::emitter::ThreadValue;
-use super::global::shared_offset;
-use super::value::{Registers, Shared, elem_bytes, pack, packing};
+use super::value::{Registers, Shared, pack, packing};
 use crate::layout::LinearLayout;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -71,19 +70,21 @@ impl<'c> Lowering<'c> {
         transposed: bool,
         prefer: &[usize],
     ) -> Option<Matrices<'c>> {
-        let bytes = elem_bytes(shared.dtype);
-        if matches!(shared.dtype, DType::Bool | DType::F4E2M1FN) || bytes > 4 {
+        let bits = shared.elem_bits();
+        if shared.dtype == DType::Bool || bits > 32 || bits * packing(shared.dtype) != 32 {
             return None;
         }
-        let offset = |basis: &Vec<u32>| shared_offset(&shared.layout, layout, basis, transposed) as u32;
-        let inner = (4 / bytes).trailing_zeros() as usize;
+        let bit_offset = |basis: &Vec<u32>| shared.bit_offset(layout, basis, transposed);
+        let offset = |basis: &Vec<u32>| (bit_offset(basis) / 8) as u32;
+        let inner = packing(shared.dtype).trailing_zeros() as usize;
         if layout.register.len() < inner {
             return None;
         }
         let lanes: Vec<u32> = layout.lane.iter().map(offset).collect();
         let registers: Vec<u32> = layout.register.iter().map(offset).collect();
-        let along_row = (0..inner).all(|i| registers[i] == (bytes << i) as u32) && lanes[..2] == [4, 8];
-        let along_column = bytes == 2 && lanes[2..] == [2, 4, 8];
+        let consecutive = (0..inner).all(|i| bit_offset(&layout.register[i]) == bits << i);
+        let along_row = consecutive && lanes[..2] == [4, 8];
+        let along_column = bits == 16 && lanes[2..] == [2, 4, 8];
         // The bits that walk through the rows of a matrix.
         let rows: Vec<u32> = match (along_row, along_column) {
             (true, _) => lanes[2..].to_vec(),
@@ -114,8 +115,7 @@ impl<'c> Lowering<'c> {
         if let Some(&register) = fragment.loaded.get(&number) {
             return register;
         }
-        let bytes = elem_bytes(fragment.shared.dtype);
-        let per_word = 4 / bytes;
+        let per_word = packing(fragment.shared.dtype);
         let Some(matrices) = &fragment.matrices else {
             let tile =
                 self.load_vectors(&fragment.shared, fragment.base, &fragment.layout, fragment.transposed);
@@ -131,7 +131,7 @@ impl<'c> Lowering<'c> {
         let mask: usize = matrices.bits.iter().map(|b| 1 << b).sum();
         let first = number & !mask;
         let at = fragment.layout.apply((first * per_word) as u32, 0, 0);
-        let offset = shared_offset(&fragment.shared.layout, &fragment.layout, &at, fragment.transposed);
+        let offset = fragment.shared.offset(&fragment.layout, &at, fragment.transposed);
         let (address, constant) = self.shared_address_of(fragment.base, matrices.row, offset as u32);
         let count = 1 << matrices.bits.len();
         let trans = if matrices.transpose { ".trans" } else { "" };

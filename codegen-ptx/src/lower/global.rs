@@ -4,16 +4,14 @@
 mod copy;
 
 use super::emitter::{Cmp, Emitter, ThreadValue};
-use super::value::{Lowered, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
+use super::value::{Lowered, Run, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use crate::gpu::facts::never_negative;
 use crate::layout::{LinearLayout, blocked};
 
-use melior::ir::operation::OperationLike;
 use std::collections::HashMap;
 use std::rc::Rc;
-use tile_ir::context::Place;
 use tile_ir::types::{Op, Val};
 use tile_lang::dtype::DType;
 
@@ -24,7 +22,8 @@ pub(super) struct Block<'c> {
     thread: Vec<ThreadValue<'c>>,
     /// Extents left from the block's start on, i32.
     left: Vec<Val<'c>>,
-    /// Address of the block's first element.
+    /// Number of the block's first element, i64, and its address.
+    first: Val<'c>,
     start: Val<'c>,
     inside: HashMap<(usize, u32), Val<'c>>,
     /// Address of register 0, by the offset bits that cross the thread's.
@@ -81,6 +80,7 @@ impl<'c> Lowering<'c> {
             view,
             thread,
             left,
+            first: elements,
             start,
             inside: HashMap::new(),
             threads: HashMap::new(),
@@ -171,13 +171,18 @@ impl<'c> Lowering<'c> {
         inside
     }
 
-    /// Elements of one access: registers that are consecutive in memory, at most `vec_bytes`.
-    fn vector_elems(view: &View, layout: &LinearLayout, vec_bytes: usize) -> usize {
-        if view.dtype == DType::F4E2M1FN {
-            return 1;
-        }
-        let Some(unit) = view.facts.unit_stride else { return 1 };
-        layout.contiguous_registers(unit).min((vec_bytes / elem_bytes(view.dtype)).max(1))
+    /// The registers of one access: consecutive in memory, at most `vec_bytes`. Of 4-bit elements it is a single
+    /// one unless an access of two bytes is known to be aligned.
+    fn global_run(view: &View, layout: &LinearLayout, vec_bytes: usize) -> Run {
+        let bits = view.dtype.bits() as usize;
+        let unit = view.facts.unit_stride.filter(|_| bits >= 8 || vec_bytes >= 2);
+        let Some(unit) = unit else { return Run::of(std::iter::empty(), bits, vec_bytes) };
+        let along = |basis: &Vec<u32>| {
+            let other = basis.iter().enumerate().any(|(d, &step)| d != unit && step != 0);
+            if other { usize::MAX } else { basis[unit] as usize * bits }
+        };
+        let run = Run::of(layout.register.iter().map(along), bits, vec_bytes);
+        if run.len() * bits < 8 { Run::of(std::iter::empty(), bits, vec_bytes) } else { run }
     }
 
     pub(super) fn lower_global_load(
@@ -190,43 +195,79 @@ impl<'c> Lowering<'c> {
         self.order_access(view, false);
         let (layout, dtype) = self.result_tile(op)?;
         let mut block = self.block(op, view, index, &layout)?;
-        let elems = Self::vector_elems(&block.view, &layout, vec_bytes);
-        if dtype == DType::F4E2M1FN && block.view.facts.unit_stride.is_none_or(|unit| layout.shape[unit] < 2)
-        {
-            return Err(self.half_bytes(op, "a load"));
-        }
-        let mut elements = Vec::with_capacity(layout.num_registers());
-        for register in (0..layout.num_registers()).step_by(elems) {
-            let offset = layout.apply(register as u32, 0, 0);
+        let run = Self::global_run(&block.view, &layout, vec_bytes);
+        let bits = dtype.bits() as usize;
+        let half_bytes = run.len() * bits < 8;
+        let mut loaded = Vec::new();
+        for first in run.starts(layout.num_registers()) {
+            let offset = layout.apply(first as u32, 0, 0);
             let inside = self.all_inside(&mut block, &offset);
-            let (address, constant) = self.address(&mut block, &offset);
-            if dtype == DType::F4E2M1FN {
-                let byte = self.load(address, constant, 1, inside)[0];
-                let odd = self.parity(&block, &offset);
-                elements.push(self.nibble(byte, odd));
+            if half_bytes {
+                let (address, odd) = self.half_byte_address(&block, &offset);
+                let byte = self.load(address, 0, 1, inside)[0];
+                loaded.push((first, vec![self.nibble(byte, odd)]));
             } else {
-                let words = self.load(address, constant, elems * elem_bytes(dtype), inside);
-                self.elements_of_words(&words, dtype, elems, &mut elements);
+                let (address, constant) = self.address(&mut block, &offset);
+                let words = self.load(address, constant, run.len() * bits / 8, inside);
+                loaded.push((first, words));
             }
         }
-        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        let per_byte = if half_bytes { 1 } else { (8 / bits).max(1) };
+        let tile = self.tile_of_runs(dtype, per_byte, &layout, &run, loaded);
+        self.set_result(op, Lowered::Tile(tile));
         Ok(())
     }
 
-    /// The lowest bit of an element's number, as i32.
-    fn parity(&mut self, block: &Block<'c>, offset: &[u32]) -> Val<'c> {
-        let mut sum = self.e.i32(0);
+    /// The address of the byte that holds a 4-bit element, and which half of it that is, as i32.
+    fn half_byte_address(&mut self, block: &Block<'c>, offset: &[u32]) -> (Val<'c>, Val<'c>) {
+        let mut elements = block.first;
         for (d, &offset) in offset.iter().enumerate() {
             let coordinate = self.e.displace(block.thread[d], offset);
-            let stride = block.view.strides[d];
-            let stride = match self.e.known(stride) {
-                Some(known) => self.e.i32(known),
-                None => self.e.convert("llvm.trunc", stride, self.e.types.i32),
-            };
-            let part = self.e.binary("llvm.mul", coordinate, stride);
-            sum = self.e.binary("llvm.add", sum, part);
+            let coordinate = self.e.widen(coordinate);
+            let distance = self.e.mul(coordinate, block.view.strides[d]);
+            elements = self.e.add(elements, distance);
         }
-        self.e.and_const(sum, 1)
+        let bytes = bytes_of(&mut self.e, elements, 4);
+        let address = self.e.offset(block.view.pointer, bytes);
+        (address, self.is_odd(elements))
+    }
+
+    /// The lowest bit of an element's number, as i32.
+    fn is_odd(&mut self, elements: Val<'c>) -> Val<'c> {
+        let narrow = self.e.convert("llvm.trunc", elements, self.e.types.i32);
+        self.e.and_const(narrow, 1)
+    }
+
+    /// Writes one 4-bit element where `inside` holds. Its neighbours in the word may be written by others at the
+    /// same time, so its bits are first cleared and then set, each at once for the word.
+    fn store_nibble(&mut self, address: Val<'c>, odd: Val<'c>, element: Val<'c>, inside: Option<Val<'c>>) {
+        let e = &mut self.e;
+        let types = e.types;
+        let low = e.pure_asm("cvt.u32.u64 $0, $1;", "=r,l", &[address], types.i32);
+        let within = e.and_const(low, 3);
+        let byte_bits = e.shift(within, 3);
+        let odd_bits = e.shift(odd, 2);
+        let distance = e.add(byte_bits, odd_bits);
+        let element = e.convert("llvm.zext", element, types.i32);
+        let set = e.binary("llvm.shl", element, distance);
+        let fifteen = e.i32(15);
+        let hole = e.binary("llvm.shl", fifteen, distance);
+        let ones = e.i32(-1);
+        let kept = e.binary("llvm.xor", hole, ones);
+        let back = e.convert("llvm.zext", within, types.i64);
+        let zero = e.int(0, types.i64);
+        let back = e.binary("llvm.sub", zero, back);
+        let word = e.offset(address, back);
+        let mut operands = vec![word, kept, set];
+        let mut constraints = String::from("l,r,r");
+        let mut guard = "";
+        if let Some(inside) = inside {
+            operands.push(inside);
+            constraints += ",b";
+            guard = "@$3 ";
+        }
+        let text = format!("{guard}red.global.and.b32 [$0], $1; {guard}red.global.or.b32 [$0], $2;");
+        e.asm(&text, &(constraints + ",~{memory}"), &operands, &[]);
     }
 
     /// The low or, when `odd`, the high four bits of a byte.
@@ -383,18 +424,17 @@ impl<'c> Lowering<'c> {
         vec_bytes: usize,
     ) -> Result<(), LowerError> {
         self.order_access(view, true);
-        let mut tile = self.tile(op, tile)?;
-        let unit = self.view(op, view)?.facts.unit_stride;
-        if tile.dtype == DType::F4E2M1FN {
-            tile = self.join_half_bytes(op, tile, unit)?;
-        }
+        let tile = self.tile(op, tile)?;
         let layout = Rc::clone(&tile.layout);
         let mut block = self.block(op, view, index, &layout)?;
         let free = layout.free_variable_masks();
         let once = self.e.threads_without(free.lane, free.warp);
         let dtype = tile.dtype;
         let four_bits = dtype == DType::F4E2M1FN;
-        let elems = if four_bits { 2 } else { Self::vector_elems(&block.view, &layout, vec_bytes) };
+        let bits = dtype.bits() as usize;
+        let run = Self::global_run(&block.view, &layout, vec_bytes).leading();
+        let elems = run.len();
+        let half_bytes = elems * bits < 8;
         let packed = packing(dtype) > 1 && elems >= packing(dtype);
         let registers = if packed { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
         for register in (0..layout.num_registers()).step_by(elems) {
@@ -404,24 +444,23 @@ impl<'c> Lowering<'c> {
             let offset = layout.apply(register as u32, 0, 0);
             let inside = self.all_inside(&mut block, &offset);
             let inside = self.e.both(inside, once);
+            if half_bytes {
+                let (address, odd) = self.half_byte_address(&block, &offset);
+                self.store_nibble(address, odd, registers[register], inside);
+                continue;
+            }
             let (address, constant) = self.address(&mut block, &offset);
-            let (words, bytes) = if four_bits {
-                let high = self.e.shift(registers[register + 1], 4);
-                let low = self.e.and_const(registers[register], 15);
-                (vec![self.e.binary("llvm.or", low, high)], 1)
-            } else if packed {
+            let words = if packed {
                 let per_word = packing(dtype);
-                (
-                    registers[register / per_word..(register + elems) / per_word].to_vec(),
-                    elems * elem_bytes(dtype),
-                )
+                registers[register / per_word..(register + elems) / per_word].to_vec()
+            } else if four_bits {
+                let word = pack(&mut self.e, &registers[register..register + elems], dtype);
+                let narrow = if elems == 2 { self.e.types.i8 } else { self.e.types.i16 };
+                vec![self.e.convert("llvm.trunc", word, narrow)]
             } else {
-                (
-                    self.words_of_elements(&registers[register..register + elems], dtype),
-                    elems * elem_bytes(dtype),
-                )
+                self.words_of_elements(&registers[register..register + elems], dtype)
             };
-            self.store(address, constant, &words, bytes, inside);
+            self.store(address, constant, &words, elems * bits / 8, inside);
         }
         Ok(())
     }
@@ -437,8 +476,7 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         self.order_access(view, false);
         let shared = self.shared(op, smem)?;
-        let dtype = shared.dtype;
-        let elems = vec_bytes / elem_bytes(dtype);
+        let elems = vec_bytes * 8 / shared.elem_bits();
         let source = self.view(op, view)?;
         let unit = source.facts.unit_stride;
         if !matches!(vec_bytes, 4 | 8 | 16) || (elems > 1 && unit != Some(tile_shape.len() - 1)) {
@@ -459,7 +497,7 @@ impl<'c> Lowering<'c> {
             let offset = layout.apply(register as u32, 0, 0);
             let inside = self.all_inside(&mut block, &offset);
             let (address, constant) = self.address(&mut block, &offset);
-            let target = shared_offset(&shared.layout, &layout, &offset, false);
+            let target = shared.offset(&layout, &offset, false);
             let (target, target_constant) = self.shared_address_of(base, at, target as u32);
             let e = &mut self.e;
             let mut operands = vec![target, address];
@@ -548,8 +586,7 @@ impl<'c> Lowering<'c> {
         for (address, number, inside) in addresses {
             let loaded = self.load(address, 0, elem_bytes(dtype), inside);
             if dtype == DType::F4E2M1FN {
-                let narrow = self.e.convert("llvm.trunc", number, self.e.types.i32);
-                let odd = self.e.and_const(narrow, 1);
+                let odd = self.is_odd(number);
                 let nibble = self.nibble(loaded[0], odd);
                 elements.push(nibble);
             } else {
@@ -571,57 +608,24 @@ impl<'c> Lowering<'c> {
         self.order_access(view, true);
         let tile = self.tile(op, value)?;
         let view = self.view(op, view)?;
-        if view.dtype == DType::F4E2M1FN {
-            return Err(self.half_bytes(op, "a scatter"));
-        }
         let free = tile.layout.free_variable_masks();
         let once = self.e.threads_without(free.lane, free.warp);
         let registers = tile.layout.num_registers();
         let addresses = self.element_addresses(op, &view, index, mask, registers)?;
         let elements = tile.elements(&mut self.e);
-        for (register, (address, _, inside)) in addresses.into_iter().enumerate() {
+        for (register, (address, number, inside)) in addresses.into_iter().enumerate() {
             if register as u32 & free.register == 0 {
                 let inside = self.e.both(inside, once);
+                if tile.dtype == DType::F4E2M1FN {
+                    let odd = self.is_odd(number);
+                    self.store_nibble(address, odd, elements[register], inside);
+                    continue;
+                }
                 let bits = to_bits(&mut self.e, elements[register], tile.dtype);
                 self.store(address, 0, &[bits], elem_bytes(tile.dtype), inside);
             }
         }
         Ok(())
-    }
-
-    /// A tile of 4-bit elements in a layout in which each thread holds both elements of a byte. Where neighbours
-    /// hold one each, one of the two fetches the other's.
-    fn join_half_bytes(
-        &mut self,
-        op: Op,
-        tile: Tile<'c>,
-        unit: Option<usize>,
-    ) -> Result<Tile<'c>, LowerError> {
-        let unit = unit.ok_or_else(|| self.half_bytes(op, "a store"))?;
-        if tile.layout.contiguous_registers(unit) >= 2 {
-            return Ok(tile);
-        }
-        let is_next =
-            |basis: &Vec<u32>| basis.iter().enumerate().all(|(d, &step)| step == u32::from(d == unit));
-        let mut layout = (*tile.layout).clone();
-        let next = if let Some(bit) = layout.register.iter().position(is_next) {
-            layout.register.remove(bit)
-        } else if let Some(bit) = layout.lane.iter().position(is_next) {
-            std::mem::replace(&mut layout.lane[bit], vec![0; layout.shape.len()])
-        } else {
-            return Err(self.half_bytes(op, "a store"));
-        };
-        layout.register.insert(0, next);
-        self.within_warps(tile, &Rc::new(layout)).ok_or_else(|| self.half_bytes(op, "a store"))
-    }
-
-    /// Single elements of 4 bits cannot be addressed.
-    pub(super) fn half_bytes(&self, op: Op, action: &str) -> LowerError {
-        LowerError::Unsupported {
-            what: format!("{action} of single f4E2M1FN elements, two of which share a byte,"),
-            target: self.e.target.part,
-            place: Place::of(op.location()),
-        }
     }
 
     /// Warps of the CTA.
@@ -650,17 +654,4 @@ fn left_from<'c>(
 /// A number of elements as bytes; of 4 bits, two are one byte.
 pub(super) fn bytes_of<'c>(e: &mut Emitter<'c>, elements: Val<'c>, bits: usize) -> Val<'c> {
     e.shift(elements, (bits / 4).trailing_zeros() as i32 - 1)
-}
-
-/// The offset in a slot of the element at `at` of a tile of any rank, seen as rows by columns.
-pub(super) fn shared_offset(
-    shared: &crate::layout::SharedLayout,
-    tile: &LinearLayout,
-    at: &[u32],
-    transposed: bool,
-) -> usize {
-    let last = tile.rank().saturating_sub(1);
-    let rows = at[..last].iter().zip(&tile.shape).fold(0, |n, (&c, &s)| n * s + c as usize);
-    let column = at.get(last).map_or(0, |&c| c as usize);
-    if transposed { shared.offset(column, rows) } else { shared.offset(rows, column) }
 }

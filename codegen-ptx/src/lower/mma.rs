@@ -13,7 +13,7 @@ use tile_ir::types::{Op, Val};
 use tile_lang::dtype::DType;
 
 /// An operand, read register by register.
-struct Operand<'c> {
+pub(super) struct Operand<'c> {
     source: Source<'c>,
     dtype: DType,
     /// What the instruction takes, by register number: two registers for f8 that is multiplied as f16.
@@ -34,7 +34,7 @@ impl<'c> Lowering<'c> {
         lhs: MmaOperand<'c>,
         rhs: MmaOperand<'c>,
         acc: Val<'c>,
-        warps: [usize; 2],
+        (warps, order): ([usize; 2], &mma::KOrder),
     ) -> Result<(), LowerError> {
         let acc = self.tile(op, acc)?;
         let &[m, n] = &acc.layout.shape[..] else {
@@ -50,14 +50,14 @@ impl<'c> Lowering<'c> {
             }
             MmaOperand::Shared { smem, transposed, .. } => {
                 let shared = self.shared(op, smem)?;
-                (shared.dtype, if transposed { shared.layout.rows } else { shared.layout.cols })
+                (shared.dtype, shared.shape()[usize::from(!transposed)])
             }
         };
         let depth =
             mma::depth(dtype).ok_or_else(|| internal(op, "operands that tensor cores do not multiply"))?;
         let steps = k.div_ceil(depth);
-        let lhs_layout = mma::lhs(m, k, warps, dtype);
-        let rhs_layout = mma::rhs(k, n, warps, dtype);
+        let lhs_layout = order.apply(mma::lhs(m, k, warps, dtype), 1);
+        let rhs_layout = order.apply(mma::rhs(k, n, warps, dtype), 0);
         let rhs_prefer = [0, 1 + steps.trailing_zeros() as usize];
         let mut lhs = self.operand(op, lhs, lhs_layout, dtype, &[0, 1], 1)?;
         let mut rhs = self.operand(op, rhs, rhs_layout, dtype, &rhs_prefer, 0)?;
@@ -86,7 +86,8 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
-    fn operand(
+    /// Prepares to read an operand in its fragment layout.
+    pub(super) fn operand(
         &mut self,
         op: Op,
         operand: MmaOperand<'c>,
@@ -111,11 +112,10 @@ impl<'c> Lowering<'c> {
             MmaOperand::Shared { smem, slot, transposed } => {
                 let shared = self.shared(op, smem)?;
                 let base = self.slot_base(op, &shared, slot)?;
-                let shape = if transposed {
-                    [shared.layout.cols, shared.layout.rows]
-                } else {
-                    [shared.layout.rows, shared.layout.cols]
-                };
+                let mut shape = shared.shape();
+                if transposed {
+                    shape.reverse();
+                }
                 if shared.dtype != dtype || layout.shape != shape {
                     return Err(internal(op, "an operand in shared memory of another shape or dtype"));
                 }
@@ -126,7 +126,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// The `count` registers of piece `piece` of an operand, as the instruction takes them.
-    fn operand_step(
+    pub(super) fn operand_step(
         &mut self,
         operand: &mut Operand<'c>,
         count: usize,
@@ -191,7 +191,14 @@ impl<'c> Lowering<'c> {
         }
     }
 
-    fn multiply(&mut self, dtype: DType, a: &[Val<'c>], b: &[Val<'c>], c: &[Val<'c>]) -> Vec<Val<'c>> {
+    /// One instruction's product: registers of lhs, rhs and accumulator.
+    pub(super) fn multiply(
+        &mut self,
+        dtype: DType,
+        a: &[Val<'c>],
+        b: &[Val<'c>],
+        c: &[Val<'c>],
+    ) -> Vec<Val<'c>> {
         let e = &mut self.e;
         let name = match dtype {
             DType::F32 => "llvm.nvvm.mma.m16n8k8.row.col.tf32",

@@ -11,6 +11,7 @@ mod emitter;
 mod fragment;
 mod global;
 mod mma;
+mod mma_scaled;
 mod narrow;
 mod reduce;
 mod shape;
@@ -288,7 +289,7 @@ impl<'c> Lowering<'c> {
             let ty = type_of(argument);
             let lowered = match view_of(ty) {
                 Some(found) => {
-                    let none = || TensorFacts::none(found.rank, value::elem_bytes(found.dtype));
+                    let none = || TensorFacts::none(found.rank, found.dtype.bits() as usize);
                     let facts = facts.get(tensor).cloned().unwrap_or_else(none);
                     let dims = parameters[at + 1..=at + found.rank].to_vec();
                     let mut strides = parameters[at + 1 + found.rank..=at + 2 * found.rank].to_vec();
@@ -378,8 +379,13 @@ impl<'c> Lowering<'c> {
                 let result = results_of(op).first().copied().ok_or_else(|| internal(op, "no result"))?;
                 let smem = Smem::of(type_of(result)).ok_or_else(|| internal(op, "not a type of buffer"))?;
                 let base = self.shared_address(offset);
-                let shared =
-                    Shared { dtype: smem.dtype, layout: smem.layout, base, slot_bytes: smem.slot_bytes() };
+                let shared = Shared {
+                    dtype: smem.dtype,
+                    layout: smem.layout,
+                    per_byte: smem.cols() / smem.layout.cols,
+                    base,
+                    slot_bytes: smem.slot_bytes(),
+                };
                 self.set(result, Lowered::Shared(shared));
                 Ok(())
             }
@@ -414,7 +420,6 @@ impl<'c> Lowering<'c> {
             GpuOp::ConvertLayout { tile, scratch_offset } => {
                 self.lower_convert_layout(op, tile, scratch_offset)
             }
-            GpuOp::MmaSync { lhs, rhs, acc, warps } => self.lower_mma_sync(op, lhs, rhs, acc, warps),
             GpuOp::Wgmma { lhs, rhs, acc, groups } => self.lower_wgmma(op, lhs, rhs, acc, groups),
             GpuOp::WgmmaWait { tiles, pending } => self.lower_wgmma_wait(op, &tiles, pending),
             GpuOp::FenceAsync => {
@@ -434,6 +439,12 @@ impl<'c> Lowering<'c> {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])
             }
             GpuOp::MbarrierArrive { barriers, slot } => self.lower_mbarrier_arrive(op, barriers, slot),
+            GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps } => {
+                self.lower_mma_scaled_sync(op, [lhs, rhs], scales, acc, warps)
+            }
+            GpuOp::MmaSync { lhs, rhs, acc, warps, order } => {
+                self.lower_mma_sync(op, lhs, rhs, acc, (warps, &order))
+            }
             GpuOp::Reduce { tile, axis, kind, scratch_offset } => {
                 self.lower_reduce(op, tile, axis, kind, scratch_offset)
             }

@@ -139,6 +139,100 @@ pub(super) fn f8_register_to_half_pairs<'c>(e: &mut Emitter<'c>, register: Val<'
     })
 }
 
+/// Two f8 as a packed pair of f16 or bf16, exactly.
+pub(super) fn f8_pair_as<'c>(e: &mut Emitter<'c>, pair: [Val<'c>; 2], to: DType) -> Val<'c> {
+    let types = e.types;
+    let halves = if e.target.has_fp8_conversions() {
+        let [low, high] = pair.map(|byte| e.convert("llvm.zext", byte, types.i16));
+        let high = e.shift(high, 8);
+        let both = e.binary("llvm.or", low, high);
+        e.call("llvm.nvvm.e4m3x2.to.f16x2.rn", &[both], types.f16x2)
+    } else {
+        let halves = pair.map(|byte| to_half(e, byte, DType::F8E4M3FN));
+        e.vector(&halves, types.f16x2)
+    };
+    if to == DType::F16 {
+        return e.convert("llvm.bitcast", halves, types.i32);
+    }
+    let [low, high] = [0, 1].map(|i| {
+        let half = e.extract_element(halves, i, types.f16);
+        e.convert("llvm.fpext", half, types.f32)
+    });
+    let both = e.call("llvm.nvvm.ff2bf16x2.rn", &[high, low], types.bf16x2);
+    e.convert("llvm.bitcast", both, types.i32)
+}
+
+/// Of f16 or bf16: the largest factor that, times the power of two by which 4-bit elements are widened, is finite;
+/// and that power.
+pub(super) fn widening(to: DType) -> (f64, f64) {
+    let (bias, largest) = match to {
+        DType::F16 => (15, 65504.0),
+        _ => (127, 3.389e38),
+    };
+    let power = f64::from(bias - E2M1.bias).exp2();
+    (largest / power, power)
+}
+
+/// Two f4 of packed words, by their places, as a packed pair of f16 or bf16, exactly; times a pair of factors, if
+/// there are any.
+///
+/// An f4's exponent and mantissa, shifted to the bottom of the wide exponent and the top of the wide mantissa, are
+/// its value divided by a power of two, subnormals included; one product restores it, and multiplies by the factor
+/// too. Elements half a word apart are shifted and masked together.
+pub(super) fn widen_nibble_pair<'c>(
+    e: &mut Emitter<'c>,
+    words: &[Val<'c>],
+    places: [u32; 2],
+    to: DType,
+    factors: Option<Val<'c>>,
+) -> Val<'c> {
+    let types = e.types;
+    let [first, second] = places.map(|place| (words[place as usize / 8], place % 8));
+    let same_byte = first.0 == second.0 && first.1 % 2 == 0 && second.1 == first.1 + 1;
+    let (ty, one, mantissa_bits) = match to {
+        DType::F16 => (types.f16x2, types.f16, 10),
+        _ => (types.bf16x2, types.bf16, 7),
+    };
+    if to == DType::F16 && same_byte && e.target.has_fp4_conversions() {
+        let byte = e.shift(first.0, -4 * first.1 as i32);
+        let byte = e.and_const(byte, 0xff);
+        let byte = e.convert("llvm.trunc", byte, types.i16);
+        let mut pair = e.call("llvm.nvvm.e2m1x2.to.f16x2.rn", &[byte], ty);
+        if let Some(factors) = factors {
+            let factors = e.convert("llvm.bitcast", factors, ty);
+            pair = e.float_binary("llvm.fmul", pair, factors);
+        }
+        return e.convert("llvm.bitcast", pair, types.i32);
+    }
+    let (word, place) = if first.0 == second.0 && second.1 == first.1 + 4 {
+        first
+    } else {
+        let [low, high] = [(first, 0), (second, 16)].map(|((word, place), to)| {
+            let moved = e.shift(word, to - 4 * place as i32);
+            e.and_const(moved, 0xf << to)
+        });
+        (e.binary("llvm.or", low, high), 0)
+    };
+    let at = 4 * place as i32;
+    let sign = e.shift(word, 12 - at);
+    let sign = e.and_const(sign, 0x8000_8000);
+    let magnitude = e.shift(word, mantissa_bits - 1 - at);
+    let magnitude = e.and_const(magnitude, 0x0001_0001 * (7 << (mantissa_bits - 1)));
+    let placed = e.binary("llvm.or", sign, magnitude);
+    let placed = e.convert("llvm.bitcast", placed, ty);
+    let power = e.float(widening(to).1, one);
+    let power = e.in_prologue(|e| e.vector(&[power, power], ty));
+    let factors = match factors {
+        Some(factors) => {
+            let factors = e.convert("llvm.bitcast", factors, ty);
+            e.float_binary("llvm.fmul", factors, power)
+        }
+        None => power,
+    };
+    let value = e.float_binary("llvm.fmul", placed, factors);
+    e.convert("llvm.bitcast", value, types.i32)
+}
+
 /// An f32 as f8 or f4, nearest even, saturating.
 fn from_single<'c>(e: &mut Emitter<'c>, a: Val<'c>, to: DType) -> Val<'c> {
     let types = e.types;

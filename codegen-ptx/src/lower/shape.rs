@@ -33,9 +33,9 @@ impl<'c> Lowering<'c> {
         let (layout, dtype) = self.result_tile(op)?;
         let source =
             layout.registers_from(&tile.layout).ok_or_else(|| internal(op, "a broadcast between threads"))?;
-        let elements = tile.elements(&mut self.e);
-        let elements = source.iter().map(|&r| elements[r as usize]).collect();
-        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, elements)));
+        let broadcast = self.permute(&tile, &layout, &source);
+        debug_assert_eq!(broadcast.dtype, dtype);
+        self.set_result(op, Lowered::Tile(broadcast));
         Ok(())
     }
 

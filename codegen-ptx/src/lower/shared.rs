@@ -1,8 +1,7 @@
 //! Shared memory to and from registers.
 
 use super::emitter::ThreadValue;
-use super::global::shared_offset;
-use super::value::{Lowered, Shared, Tile, elem_bytes, packing};
+use super::value::{Lowered, Registers, Run, Shared, Tile, elem_bytes, packing};
 use super::{Lowering, internal};
 use crate::error::LowerError;
 use crate::layout::LinearLayout;
@@ -19,7 +18,7 @@ impl<'c> Lowering<'c> {
         transposed: bool,
     ) -> ThreadValue<'c> {
         let of = |bases: &[Vec<u32>]| -> Vec<u32> {
-            bases.iter().map(|b| shared_offset(&shared.layout, layout, b, transposed) as u32).collect()
+            bases.iter().map(|b| shared.offset(layout, b, transposed) as u32).collect()
         };
         self.e.linear(&of(&layout.lane), &of(&layout.warp))
     }
@@ -48,19 +47,10 @@ impl<'c> Lowering<'c> {
         (self.e.add(base, crossed), offset & !at.mask)
     }
 
-    /// Registers of a layout that are consecutive in a slot, at most 16 bytes.
-    fn shared_vector(shared: &Shared<'c>, layout: &LinearLayout, transposed: bool) -> usize {
-        let bytes = elem_bytes(shared.dtype);
-        let mut count = 1;
-        for basis in &layout.register {
-            if count * bytes == 16
-                || shared_offset(&shared.layout, layout, basis, transposed) != count * bytes
-            {
-                break;
-            }
-            count *= 2;
-        }
-        count
+    /// The registers of a layout that are consecutive in a slot, at most 16 bytes of them.
+    fn shared_run(shared: &Shared<'c>, layout: &LinearLayout, transposed: bool) -> Run {
+        let offsets = layout.register.iter().map(|b| shared.bit_offset(layout, b, transposed));
+        Run::of(offsets, shared.elem_bits(), 16)
     }
 
     pub(super) fn lower_local_load(
@@ -88,7 +78,7 @@ impl<'c> Lowering<'c> {
     ) -> Tile<'c> {
         let mut fragment = self.fragment(shared, base, layout, transposed, &[0, 1]);
         if fragment.is_matrices() {
-            let words = layout.num_registers() / packing(shared.dtype).max(1);
+            let words = layout.num_registers() / packing(shared.dtype);
             let registers = (0..words).map(|i| self.fragment_register(&mut fragment, i)).collect();
             return if packing(shared.dtype) > 1 {
                 Tile::packed(shared.dtype, layout, registers)
@@ -110,16 +100,70 @@ impl<'c> Lowering<'c> {
         transposed: bool,
     ) -> Tile<'c> {
         let at = self.shared_thread_offset(shared, layout, transposed);
-        let count = Self::shared_vector(shared, layout, transposed);
-        let mut elements = Vec::with_capacity(layout.num_registers());
-        for register in (0..layout.num_registers()).step_by(count) {
-            let offset = layout.apply(register as u32, 0, 0);
-            let offset = shared_offset(&shared.layout, layout, &offset, transposed);
+        let run = Self::shared_run(shared, layout, transposed);
+        let bytes = (run.len() * shared.elem_bits()).div_ceil(8);
+        let half_bytes = run.len() < shared.per_byte;
+        let mut loaded = Vec::new();
+        for first in run.starts(layout.num_registers()) {
+            let offset = layout.apply(first as u32, 0, 0);
+            let offset = shared.offset(layout, &offset, transposed);
             let (address, constant) = self.shared_address_of(base, at, offset as u32);
-            let words = self.shared_load(address, constant, count * elem_bytes(shared.dtype));
-            self.elements_of_words(&words, shared.dtype, count, &mut elements);
+            let mut words = self.shared_load(address, constant, bytes);
+            if half_bytes {
+                let odd = self.shared_parity(shared, layout, first, transposed);
+                words[0] = self.nibble(words[0], odd);
+            }
+            loaded.push((first, words));
         }
-        Tile::new(shared.dtype, layout, elements)
+        let per_byte = if half_bytes { 1 } else { shared.per_byte };
+        self.tile_of_runs(shared.dtype, per_byte, layout, &run, loaded)
+    }
+
+    /// Whether this thread's element of a register is the second of its byte, as an i32.
+    fn shared_parity(
+        &mut self,
+        shared: &Shared<'c>,
+        layout: &LinearLayout,
+        register: usize,
+        transposed: bool,
+    ) -> Val<'c> {
+        let odd = |at: &[u32]| (shared.bit_offset(layout, at, transposed) / 4 % 2) as u32;
+        let of = |bases: &[Vec<u32>]| bases.iter().map(|b| odd(b)).collect::<Vec<_>>();
+        let at = self.e.linear(&of(&layout.lane), &of(&layout.warp));
+        let own = odd(&layout.apply(register as u32, 0, 0));
+        self.e.in_prologue(|e| e.xor_const(at.value, own))
+    }
+
+    /// A tile from the words of its runs, each with its first register. `per_byte` elements lie in a byte.
+    pub(super) fn tile_of_runs(
+        &mut self,
+        dtype: DType,
+        per_byte: usize,
+        layout: &Rc<LinearLayout>,
+        run: &Run,
+        loaded: Vec<(usize, Vec<Val<'c>>)>,
+    ) -> Tile<'c> {
+        let count = layout.num_registers();
+        if per_byte > 1 {
+            let (mut all, mut places) = (Vec::new(), vec![0; count]);
+            for (first, words) in loaded {
+                for i in 0..run.len() {
+                    places[first | run.register(i)] = (8 * all.len() + i) as u32;
+                }
+                all.extend(words.into_iter().map(|w| self.e.convert("llvm.zext", w, self.e.types.i32)));
+            }
+            let registers = Registers::Nibbles(all.into(), places.into());
+            return Tile { dtype, layout: Rc::clone(layout), registers };
+        }
+        let mut elements: Vec<Option<Val>> = vec![None; count];
+        for (first, words) in loaded {
+            let mut of_run = Vec::with_capacity(run.len());
+            self.elements_of_words(&words, dtype, run.len(), &mut of_run);
+            for (i, element) in of_run.into_iter().enumerate() {
+                elements[first | run.register(i)] = Some(element);
+            }
+        }
+        Tile::new(dtype, layout, elements.into_iter().flatten().collect())
     }
 
     pub(super) fn lower_local_store(
@@ -141,16 +185,18 @@ impl<'c> Lowering<'c> {
         let free = layout.free_variable_masks();
         let once = self.e.threads_without(free.lane, free.warp);
         let at = self.shared_thread_offset(shared, &layout, false);
-        let count = Self::shared_vector(shared, &layout, false);
+        // Elements of a run that does not start with the lowest bits would have to be gathered first.
+        let run = Self::shared_run(shared, &layout, false).leading();
+        let count = run.len();
         let per_word = packing(tile.dtype);
-        let packed = per_word > 1 && count >= per_word;
+        let packed = per_word > 1 && count >= per_word && tile.dtype != DType::F4E2M1FN;
         let registers = if packed { tile.packed_registers(&mut self.e) } else { tile.elements(&mut self.e) };
         for register in (0..layout.num_registers()).step_by(count) {
             if register as u32 & free.register != 0 {
                 continue;
             }
             let offset = layout.apply(register as u32, 0, 0);
-            let offset = shared_offset(&shared.layout, &layout, &offset, false);
+            let offset = shared.offset(&layout, &offset, false);
             let (address, constant) = self.shared_address_of(base, at, offset as u32);
             let words = if packed {
                 registers[register / per_word..(register + count) / per_word].to_vec()
@@ -231,6 +277,6 @@ impl<'c> Lowering<'c> {
         let rows = layout.num_elements() / columns;
         let shape = crate::layout::SharedLayout::new(rows, columns, elem_bytes(dtype));
         let base = self.shared_address(offset);
-        Ok(Shared { dtype, layout: shape, base, slot_bytes: shape.bytes() })
+        Ok(Shared { dtype, layout: shape, per_byte: 1, base, slot_bytes: shape.bytes() })
     }
 }

@@ -23,7 +23,7 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let whole = self.view(op, view)?;
         let moved = whole.facts.moved_elems(axis, start);
-        let facts = whole.facts.clone().sliced(axis, start, len, elem_bytes(whole.dtype));
+        let facts = whole.facts.clone().sliced(axis, start, len, whole.dtype.bits() as usize);
         let (start, len) = (self.scalar(op, start)?, self.scalar(op, len)?);
         let mut part = View {
             dtype: whole.dtype,
@@ -44,7 +44,11 @@ impl<'c> Lowering<'c> {
         let wide = e.widen(start);
         let elements = e.mul(wide, whole.strides[axis]);
         if whole.dtype == DType::F4E2M1FN && !moved.is_multiple_of(2) {
-            return Err(self.half_bytes(op, "a slice that may start in the middle of a byte"));
+            return Err(LowerError::Unsupported {
+                what: "a slice of f4E2M1FN that may start in the middle of a byte".to_owned(),
+                target: self.e.target.part,
+                place: Place::of(op.location()),
+            });
         }
         let bytes = super::global::bytes_of(&mut self.e, elements, whole.dtype.bits() as usize);
         part.pointer = self.e.offset(whole.pointer, bytes);

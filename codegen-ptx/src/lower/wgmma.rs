@@ -151,7 +151,7 @@ impl<'c> Lowering<'c> {
         let registers: Vec<Val> = tiles
             .iter()
             .flat_map(|tile| match &tile.registers {
-                Registers::Elements(r) | Registers::Packed(r) => r.iter().copied(),
+                Registers::Elements(r) | Registers::Packed(r) | Registers::Nibbles(r, _) => r.iter().copied(),
             })
             .collect();
         let types: Vec<_> = registers.iter().map(|r| r.r#type()).collect();
@@ -167,6 +167,7 @@ impl<'c> Lowering<'c> {
             let registers = match &tile.registers {
                 Registers::Elements(r) => Registers::Elements(take(r.len())),
                 Registers::Packed(r) => Registers::Packed(take(r.len())),
+                Registers::Nibbles(r, places) => Registers::Nibbles(take(r.len()), Rc::clone(places)),
             };
             self.set(result, Lowered::Tile(Tile { registers, ..tile }));
         }

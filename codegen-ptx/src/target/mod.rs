@@ -72,6 +72,7 @@ struct Features {
     fp4_cvt: bool,
     fp8_mma_sync: bool,
     block_scaled_mma: bool,
+    block_scaled_mma_emulated: bool,
     setmaxnreg: bool,
     multicast: bool,
 }
@@ -172,6 +173,18 @@ impl Target {
     /// `mma.sync` with block scales.
     pub fn has_block_scaled_mma(&self) -> bool {
         self.features.block_scaled_mma
+    }
+
+    /// Whether [`Target::has_block_scaled_mma`] is true only because other instructions take its place.
+    pub fn emulates_block_scaled_mma(&self) -> bool {
+        self.features.block_scaled_mma_emulated
+    }
+
+    /// Builds for `sm_90a` as for `sm_121a`: the same passes, layouts, limits and code, but for the product with block
+    /// scales and the conversions of 4-bit elements, in the place of which stand equivalent sequences. It proves
+    /// the code around them on a GPU that can run it; no device is its own.
+    pub fn sm_121a_on_sm_90a() -> &'static Target {
+        &sm_121a::ON_SM_90A
     }
 
     /// Registers moved between warpgroups at run time.

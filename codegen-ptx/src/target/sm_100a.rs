@@ -9,7 +9,7 @@ pub(super) static TARGET: Target = Target {
     part: "sm_100",
     compute_capability: (10, 0),
     ptx_version: (8, 6),
-    passes: &[Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &[Pass::DecomposeScaled, Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
     limits: Limits {
         smem_per_cta_bytes: 232_448,
         smem_per_sm_bytes: 228 * 1024,
@@ -31,6 +31,7 @@ pub(super) static TARGET: Target = Target {
         fp4_cvt: true,
         fp8_mma_sync: false,
         block_scaled_mma: false,
+        block_scaled_mma_emulated: false,
         setmaxnreg: true,
         multicast: true,
     },

@@ -31,6 +31,7 @@ pub(super) static TARGET: Target = Target {
         fp4_cvt: true,
         fp8_mma_sync: true,
         block_scaled_mma: true,
+        block_scaled_mma_emulated: false,
         setmaxnreg: true,
         multicast: false,
     },

@@ -31,6 +31,7 @@ pub(super) static TARGET: Target = Target {
         fp4_cvt: false,
         fp8_mma_sync: false,
         block_scaled_mma: false,
+        block_scaled_mma_emulated: false,
         setmaxnreg: true,
         multicast: true,
     },

@@ -32,10 +32,10 @@ fn build(kernel: &str, mut options: CompileOptions, aligned: bool) -> Result<Com
         let views = args_of(module.entry()).into_iter().filter_map(|a| view_of(type_of(a)));
         options.facts = views
             .map(|view| {
-                let bytes = (view.dtype.bits() as usize).div_ceil(8);
-                let none = TensorFacts::none(view.rank, bytes);
+                let bits = view.dtype.bits() as usize;
+                let none = TensorFacts::none(view.rank, bits);
                 let ragged = TensorFacts { unit_stride: view.rank.checked_sub(1), ..none };
-                if aligned { TensorFacts::aligned(view.rank, bytes) } else { ragged }
+                if aligned { TensorFacts::aligned(view.rank, bits) } else { ragged }
             })
             .collect();
         compile(&module, &options)
@@ -159,7 +159,7 @@ fn modules_of_other_contexts_are_copied() {
     let here = build(MATMUL, options("sm_80", 2), true).unwrap();
     let there = tile_ir::with_context(|context| {
         let module = Module::parse(context, MATMUL).unwrap();
-        let facts = vec![TensorFacts::aligned(2, 2); 3];
+        let facts = vec![TensorFacts::aligned(2, 16); 3];
         compile(&module, &CompileOptions { facts, ..options("sm_80", 2) }).unwrap()
     });
     assert_eq!(here.ptx, there.ptx);

@@ -114,8 +114,8 @@ fn matmul_uses_tensor_cores_and_asynchronous_copies_everywhere() {
     for (dtype, rhs_transposed) in
         [(DType::F16, true), (DType::BF16, false), (DType::F32, true), (DType::F8E4M3FN, true)]
     {
-        let bytes = dtype.bits() as usize / 8;
-        let facts: Vec<_> = (0..3).map(|_| TensorFacts::aligned(2, bytes)).collect();
+        let bits = dtype.bits() as usize;
+        let facts: Vec<_> = (0..3).map(|_| TensorFacts::aligned(2, bits)).collect();
         for (target, _, built) in everywhere(&matmul(dtype, rhs_transposed), &facts) {
             let Some((report, sass)) = built else { continue };
             for wanted in ["LDSM", "LDGSTS.E.BYPASS.LTC128B.128", "STG.E.128", "MMA"] {

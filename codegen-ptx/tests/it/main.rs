@@ -3,6 +3,7 @@
 mod compile;
 mod hopper;
 mod lowering;
+mod narrow;
 mod passes;
 mod support;
 mod verify;

@@ -306,6 +306,15 @@ fn every_kernel_gets_layouts() {
         }
         cases.push(("swap_axes", dtype, cube(["A", "B", "C"], [2, 16, 32])));
     }
+    for dtype in [DType::F16, DType::BF16] {
+        for sizes in [[1, 16, 16], [8, 64, 256], [64, 64, 64], [32, 128, 128]] {
+            cases.push(("narrow_weights", dtype, cube(["M", "N", "K"], sizes)));
+        }
+    }
+    for sizes in [[1, 1, 16], [16, 8, 64], [64, 64, 256], [128, 32, 32]] {
+        cases.push(("scaled_product", DType::F32, cube(["M", "N", "K"], sizes)));
+    }
+    cases.extend([1, 2, 64, 4096].map(|n| ("half_bytes", DType::F32, vec![("N", n)])));
     cases.extend([1, 8, 64].map(|tile| ("fp8_matmul", DType::F32, vec![("TILE", tile)])));
     for (name, dtype, consts) in cases {
         let module = kernel(&context, name, dtype, &consts);

@@ -63,8 +63,8 @@ pub fn facts(module: &Module, aligned: bool) -> Vec<codegen_ptx::gpu::facts::Ten
     use codegen_ptx::gpu::facts::TensorFacts;
     let views = args_of(module.entry()).into_iter().filter_map(|a| view_of(type_of(a)));
     let of = |view: tile_ir::types::View| {
-        let bytes = (view.dtype.bits() as usize).div_ceil(8);
-        if aligned { TensorFacts::aligned(view.rank, bytes) } else { TensorFacts::none(view.rank, bytes) }
+        let bits = view.dtype.bits() as usize;
+        if aligned { TensorFacts::aligned(view.rank, bits) } else { TensorFacts::none(view.rank, bits) }
     };
     views.map(of).collect()
 }

@@ -55,7 +55,7 @@ func.func @fmha(%q: !tile.view<4 : i64, bf16>, %k: !tile.view<4 : i64, bf16>, %v
     scf.yield %new, %new_max, %new_sum : tensor<64x64xf32>, tensor<64x1xf32>, tensor<64x1xf32>
   }
   %sums = "tile.broadcast"(%r#2) : (tensor<64x1xf32>) -> tensor<64x64xf32>
-  %o = arith.divf %r#0, %sums : tensor<64x64xf32>
+  %o = arith.divf %r#0, %sums fastmath<arcp> : tensor<64x64xf32>
   %o16 = arith.truncf %o : tensor<64x64xf32> to tensor<64x64xbf16>
   %o4 = "tile.reshape"(%o16) : (tensor<64x64xbf16>) -> tensor<1x1x64x64xbf16>
   "tile.store"(%out, %batch, %head, %m, %c0, %o4) : (!tile.view<4 : i64, bf16>, index, index, index, index, tensor<1x1x64x64xbf16>) -> ()

@@ -64,7 +64,7 @@ func.func @fmha(%q: !tile.view<4 : i64, bf16>, %k: !tile.view<4 : i64, bf16>, %v
     scf.yield %new, %new_max, %new_sum : tensor<ROWSxDEPTHxf32>, tensor<ROWSx1xf32>, tensor<ROWSx1xf32>
   }
   %sums = "tile.broadcast"(%r#2) : (tensor<ROWSx1xf32>) -> tensor<ROWSxDEPTHxf32>
-  %o = arith.divf %r#0, %sums : tensor<ROWSxDEPTHxf32>
+  %o = arith.divf %r#0, %sums fastmath<arcp> : tensor<ROWSxDEPTHxf32>
   %o16 = arith.truncf %o : tensor<ROWSxDEPTHxf32> to tensor<ROWSxDEPTHxbf16>
   %o4 = "tile.reshape"(%o16) : (tensor<ROWSxDEPTHxbf16>) -> tensor<1x1xROWSxDEPTHxbf16>
   "tile.store"(%out, %batch, %head, %m, %c0, %o4) : (!tile.view<4 : i64, bf16>, index, index, index, index, tensor<1x1xROWSxDEPTHxbf16>) -> ()

@@ -257,3 +257,54 @@ fn paged<T: Float, const TILE: usize>(
     }
     out.slice(0, 1, out.dim(0)).store([b, 0], acc * gain.at([b]));
 }
+
+// Weights of 4 bits with a scale for each 16, widened on the way.
+#[tile_kernel]
+fn narrow_weights<T: Float, const M: usize, const N: usize, const K: usize>(
+    x: Tensor<T, 2>,
+    w: Tensor<f4E2M1FN, 2>,
+    scales: Tensor<f8E4M3FN, 2>,
+    out: TensorMut<f32, 2>,
+) {
+    let (n, m) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([N, M]);
+    for k in 0..cdiv(x.dim(1), K) {
+        let groups = scales.load([n, k], [N, K / 16]).cast::<T>() * 0.00390625;
+        let spread = groups.reshape([N, K / 16, 1]).broadcast_to([N, K / 16, 16]).reshape([N, K]);
+        acc = mma(w.load([n, k], [N, K]).cast::<T>() * spread, x.load([m, k], [M, K]).t(), acc);
+    }
+    out.store([m, n], acc.t());
+}
+
+// Both operands of 4 bits.
+#[tile_kernel]
+fn scaled_product<const M: usize, const N: usize, const K: usize>(
+    a: Tensor<f4E2M1FN, 2>,
+    a_scales: Tensor<f8E4M3FN, 2>,
+    b: Tensor<f4E2M1FN, 2>,
+    b_scales: Tensor<f8E4M3FN, 2>,
+    out: TensorMut<f32, 2>,
+) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([M, N]);
+    for k in 0..cdiv(a.dim(1), K) {
+        let (x, y) = (a.load([m, k], [M, K]), b.load([n, k], [N, K]));
+        let (sx, sy) = (a_scales.load([m, k], [M, K / 16]), b_scales.load([n, k], [N, K / 16]));
+        acc = mma_scaled(x, sx, y.t(), sy.t(), acc);
+    }
+    out.store([m, n], acc);
+}
+
+// 4-bit elements block by block and one by one.
+#[tile_kernel]
+fn half_bytes<const N: usize>(
+    ids: Tensor<i32, 1>,
+    x: Tensor<f4E2M1FN, 1>,
+    out: TensorMut<f4E2M1FN, 1>,
+    there: TensorMut<f4E2M1FN, 1>,
+) {
+    let i = program_id(0);
+    let doubled = (x.load([i], [N]).cast::<f32>() * 2.0).cast::<f4E2M1FN>();
+    out.store([i], doubled);
+    there.scatter([ids.load([i], [N])], doubled);
+}

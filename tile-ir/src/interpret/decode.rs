@@ -92,6 +92,12 @@ pub(super) enum Kind {
         n: usize,
         k: usize,
     },
+    /// As `Mma`, of operands with scales.
+    MmaScaled {
+        m: usize,
+        n: usize,
+        k: usize,
+    },
     Unary(Unary, DType),
     Binary(Binary, DType),
     Compare(Compare),
@@ -258,6 +264,10 @@ fn tile_kind(op: TileOp, dtype: Option<DType>, shape: Vec<usize>) -> Option<Kind
         TileOp::Mma { lhs, rhs, .. } => {
             let (&[m, k], &[_, n]) = (&operand_shape(lhs)[..], &operand_shape(rhs)[..]) else { return None };
             Kind::Mma { m, n, k }
+        }
+        TileOp::MmaScaled { lhs, rhs, .. } => {
+            let (&[m, k], &[_, n]) = (&operand_shape(lhs)[..], &operand_shape(rhs)[..]) else { return None };
+            Kind::MmaScaled { m, n, k }
         }
         TileOp::Cast { value } => {
             Kind::Convert(Convert::of("tile.cast", dtype_of(type_of(value))?, dtype?)?, dtype?)

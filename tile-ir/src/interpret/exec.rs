@@ -229,6 +229,13 @@ impl Machine<'_> {
                 let (lhs, rhs, acc) = (next(), next(), next());
                 Value::tile(mma(&lhs, &rhs, acc, [*m, *n, *k]))
             }
+            Kind::MmaScaled { m, n, k } => {
+                let (lhs, lhs_scales, rhs, rhs_scales, acc) = (next(), next(), next(), next(), next());
+                let (m, n, k) = (*m, *n, *k);
+                let lhs = scaled(&lhs, &lhs_scales, |i| i / 16);
+                let rhs = scaled(&rhs, &rhs_scales, |i| i / n / 16 * n + i % n);
+                Value::tile(mma(&lhs, &rhs, acc, [m, n, k]))
+            }
             Kind::Unary(op, dtype) => elementwise::unary(*op, *dtype, next()),
             Kind::Binary(op, dtype) => {
                 let (a, b) = (next(), next());
@@ -298,6 +305,12 @@ fn reduce(data: &Data, shape: &[usize], axis: usize, kind: ReduceKind, dtype: DT
 }
 
 /// `acc + lhs rhs` in f32.
+/// Elements times their scales; `scale_of` gives the number of an element's scale.
+fn scaled(elements: &Value, scales: &Value, scale_of: impl Fn(usize) -> usize) -> Value {
+    let (elements, scales) = (elements.data().floats(), scales.data().floats());
+    Value::tile(Data::Float(elements.iter().enumerate().map(|(i, e)| e * scales[scale_of(i)]).collect()))
+}
+
 fn mma(lhs: &Value, rhs: &Value, acc: Value, [m, n, k]: [usize; 3]) -> Data {
     let (lhs, rhs) = (lhs.data().floats(), rhs.data().floats());
     let Data::Float(mut out) = acc.into_data() else { unreachable!("an accumulator is f32") };

@@ -18,7 +18,7 @@ pub(super) fn convert<'c>(b: &Builder<'c>, value: Val<'c>, from: DType, to: DTyp
         (F16 | BF16, F32) => arith("arith.extf", F32),
         (F32, F16 | BF16) => arith("arith.truncf", to),
         (F32, F8E4M3FN | F4E2M1FN | I32 | I64 | Index) => b.cast(value, to),
-        (F8E4M3FN | F4E2M1FN, F32) => b.cast(value, F32),
+        (F8E4M3FN | F4E2M1FN, F32 | F16 | BF16) => b.cast(value, to),
         (I32 | I64, F32 | F16 | BF16) => arith("arith.sitofp", to),
         (Bool, F32 | F16 | BF16) => arith("arith.uitofp", to),
         (Bool, I32 | I64) => arith("arith.extui", to),

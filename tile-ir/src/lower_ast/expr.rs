@@ -4,7 +4,7 @@ use super::convert::{INT_NE, UNORDERED_NE, compare, convert};
 use super::{LowerError, Lowering};
 use crate::ops::Builder;
 use crate::types::{Val, dtype_of, element_type, shape_of, tile_type, type_of};
-use melior::ir::Type;
+use melior::ir::{Attribute, Type};
 use tile_lang::ast::{BinaryOp, UnaryOp};
 use tile_lang::typed::{self, Expr, ExprKind, UnaryMath};
 use tile_lang::{DType, Span};
@@ -116,6 +116,10 @@ impl<'c> Lowering<'c, '_> {
                 };
                 b.same(name, &[x])
             }
+            ExprKind::DivRn(x, y) => {
+                let operands = [operand(b, x)?, operand(b, y)?];
+                b.same("arith.divf", &operands)
+            }
             ExprKind::Fma(x, y, z) => {
                 let operands = [operand(b, x)?, operand(b, y)?, operand(b, z)?];
                 b.same("math.fma", &operands)
@@ -157,6 +161,13 @@ impl<'c> Lowering<'c, '_> {
             ExprKind::Mma(lhs, rhs, acc) => {
                 let (lhs, rhs, acc) = (operand(b, lhs)?, operand(b, rhs)?, operand(b, acc)?);
                 b.mma(lhs, rhs, acc)
+            }
+            ExprKind::MmaScaled(operands) => {
+                let mut values = Vec::new();
+                for e in operands.iter() {
+                    values.push(operand(b, e)?);
+                }
+                b.value("tile.mma_scaled", &values, type_of(values[4]), &[])
             }
             ExprKind::Load { tensor, index } => {
                 let index = self.exprs(b, index)?;
@@ -219,7 +230,12 @@ impl<'c> Lowering<'c, '_> {
             (BinaryOp::Add, d) if d.is_float() => "arith.addf",
             (BinaryOp::Sub, d) if d.is_float() => "arith.subf",
             (BinaryOp::Mul, d) if d.is_float() => "arith.mulf",
-            (BinaryOp::Div, d) if d.is_float() => "arith.divf",
+            (BinaryOp::Div, d) if d.is_float() => {
+                // Targets may multiply by an approximate reciprocal, unlike for `div_rn`.
+                let flags =
+                    Attribute::parse(b.context(), "#arith.fastmath<arcp>").expect("an attribute of arith");
+                return Ok(b.value("arith.divf", &[lhs, rhs], type_of(lhs), &[("fastmath", flags)]));
+            }
             (BinaryOp::Rem, d) if d.is_float() => "arith.remf",
             (BinaryOp::Add, d) if d.is_int() => "arith.addi",
             (BinaryOp::Sub, d) if d.is_int() => "arith.subi",

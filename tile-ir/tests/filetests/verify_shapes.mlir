@@ -40,7 +40,7 @@ func.func @bad(%v: !tile.view<2 : i64, f16> {tile.mutable = false}, %w: !tile.vi
 // kernels/bad.rs:16:9: tile.mma: lhs has 8 columns, rhs has 4 rows
 // kernels/bad.rs:16:9: tile.mma: acc has shape [4, 4]; expected [4, 8]
 // kernels/bad.rs:17:9: tile.splat: the result has dtype f16; expected the operand's
-// kernels/bad.rs:18:9: tile.cast: the operand has dtype f16; expected f32 to f8, f4 or an integer, or f8 or f4 to f32
+// kernels/bad.rs:18:9: tile.cast: the operand has dtype f16; expected f32 to f8, f4 or an integer, or f8 or f4 to a wider float
 // kernels/bad.rs:19:9: tile.iota: the result has dtype f32; expected i32
 // kernels/bad.rs:20:9: tile.gather: an index tile has dtype f32; expected i32
 // kernels/bad.rs:20:9: tile.gather: an index tile has shape [4]; expected [8]

@@ -198,6 +198,43 @@ fn checks_name_line_and_program() {
 }
 
 #[test]
+fn products_with_scales() {
+    let source = "
+    #[tile_kernel]
+    fn k<const N: usize>(
+        a: Tensor<f4E2M1FN, 2>, sa: Tensor<f8E4M3FN, 2>, b: Tensor<f4E2M1FN, 2>, sb: Tensor<f8E4M3FN, 2>,
+        o: TensorMut<f32, 2>, thirds: TensorMut<f32, 2>,
+    ) {
+        let mut acc = full::<f32>([N, 4], 0.5);
+        for k in 0..cdiv(a.dim(1), 32) {
+            let (x, y) = (a.load([0, k], [N, 32]), b.load([0, k], [4, 32]));
+            let (sx, sy) = (sa.load([0, k], [N, 2]), sb.load([0, k], [4, 2]));
+            acc = mma_scaled(x, sx, y.t(), sy.t(), acc);
+        }
+        o.store([0, 0], acc);
+        thirds.store([0, 0], div_rn(acc, 3.0));
+    }";
+    let mut random = crate::interpret::Random(9);
+    let elements = [[7, 48], [3, 48]].map(|shape| random.tensor(DType::F4E2M1FN, &shape));
+    let scales = [[7, 3], [3, 3]].map(|shape| random.tensor(DType::F8E4M3FN, &shape));
+    let [a, b] = elements;
+    let [sa, sb] = scales;
+    let out = || HostTensor::zeros(DType::F32, &[7, 3]);
+    let mut tensors = [a.clone(), sa.clone(), b.clone(), sb.clone(), out(), out()];
+    run(source, &mut tensors, &[], [1, 1, 1]);
+    let [a, sa, b, sb] = [a, sa, b, sb].map(|t| t.to_f64());
+    let (found, thirds) = (tensors[4].to_f64(), tensors[5].to_f64());
+    for (m, n) in (0..7).flat_map(|m| (0..3).map(move |n| (m, n))) {
+        let term = |k: usize| a[m * 48 + k] * sa[m * 3 + k / 16] * b[n * 48 + k] * sb[n * 3 + k / 16];
+        let expected: f64 = 0.5 + (0..48).map(term).sum::<f64>();
+        let size: f64 = 0.5 + (0..48).map(|k| term(k).abs()).sum::<f64>();
+        let at = m * 3 + n;
+        assert!((found[at] - expected).abs() <= 1e-6 * size, "[{m}, {n}]: {} {expected}", found[at]);
+        assert_eq!(thirds[at], f64::from(found[at] as f32 / 3.0));
+    }
+}
+
+#[test]
 fn carried_values_of_while_and_if() {
     let source = "
     #[tile_kernel]

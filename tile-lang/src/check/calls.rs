@@ -133,6 +133,14 @@ impl<'a> Checker<'a> {
                 let [lhs, rhs, acc] = self.exprs([&args[0], &args[1], &args[2]]);
                 self.mma(lhs, rhs, acc, span)
             }
+            "mma_scaled" => {
+                let operands = self.exprs([&args[0], &args[1], &args[2], &args[3], &args[4]]);
+                self.mma_scaled(operands, span)
+            }
+            "div_rn" => {
+                let [a, b] = self.exprs([&args[0], &args[1]]);
+                self.div_rn(a, b, span)
+            }
             "maximum" | "minimum" => {
                 let [a, b] = self.exprs([&args[0], &args[1]]);
                 self.extremum(name, a, b, span)
@@ -262,6 +270,35 @@ impl<'a> Checker<'a> {
             return result;
         }
         Value { node: ExprKind::Mma(lhs.boxed(), rhs.boxed(), acc.boxed()), ..result }
+    }
+
+    /// `mma_scaled`: lhs, its scales, rhs, its scales, acc.
+    fn mma_scaled(&mut self, operands: [Value; 5], span: Span) -> Value {
+        const NAMES: [&str; 5] = ["lhs", "lhs_scales", "rhs", "rhs_scales", "acc"];
+        const DTYPES: [DType; 5] =
+            [DType::F4E2M1FN, DType::F8E4M3FN, DType::F4E2M1FN, DType::F8E4M3FN, DType::F32];
+        let acc = &operands[4];
+        let unknown =
+            if matches!(acc.ty, Ty::Tile(..)) { Value { span, ..acc.clone() } } else { Value::unknown(span) };
+        if operands.iter().any(Value::is_unknown) {
+            return unknown;
+        }
+        for ((value, name), dtype) in operands.iter().zip(NAMES).zip(DTYPES) {
+            if !self.is_tile_of(value, dtype, &format!("`{name}` of `mma_scaled`")) {
+                return unknown;
+            }
+        }
+        let shapes: Option<Vec<Vec<Dim>>> = operands.iter().map(|v| v.shape().map(<[Dim]>::to_vec)).collect();
+        let Some(shapes) = shapes else { return unknown };
+        let result = Value::tile(DType::F32, shapes[4].clone(), ExprKind::Int(0), span);
+        let mistake = mma_mistake(&shapes[0], &shapes[2], &shapes[4], span)
+            .or_else(|| scales_mistake(&shapes[0], &shapes[1], 1, "lhs", span))
+            .or_else(|| scales_mistake(&shapes[2], &shapes[3], 0, "rhs", span));
+        if let Some(diagnostic) = mistake {
+            self.report(diagnostic);
+            return result;
+        }
+        Value { node: ExprKind::MmaScaled(Box::new(operands.map(Value::expr))), ..result }
     }
 
     /// Inlines a helper: its parameters become variables, its statements go to the current list.
@@ -431,6 +468,32 @@ fn type_text(ty: &TypeExpr) -> String {
         TypeExpr::Tile(d) => format!("Tile<{}>", dtype(d)),
         TypeExpr::Scalar(d) => dtype(d),
     }
+}
+
+/// Elements of a 4-bit operand that share a scale.
+const SCALED_GROUP: i64 = 16;
+
+/// What is wrong with the shape of an operand's scales, of which there is one for 16 elements along `summed`.
+fn scales_mistake(
+    operand: &[Dim],
+    scales: &[Dim],
+    summed: usize,
+    name: &str,
+    span: Span,
+) -> Option<Diagnostic> {
+    let other = 1 - summed;
+    let fits = |expected: &Dim, found: &Dim| expected == found || expected.is_opaque() || found.is_opaque();
+    let rank = scales.len() == 2;
+    let groups = |d: &Dim| Dim::constant(SCALED_GROUP) * d.clone();
+    if rank && fits(&operand[other], &scales[other]) && fits(&operand[summed], &groups(&scales[summed])) {
+        return None;
+    }
+    let message = format!(
+        "`mma_scaled`: {name} is {}, its scales are {}; expected one scale for {SCALED_GROUP} elements of dimension {summed}",
+        shape_text(operand),
+        shape_text(scales)
+    );
+    Some(Diagnostic::new(span, message))
 }
 
 /// What is wrong with the shapes of an `mma`.

@@ -167,6 +167,19 @@ impl<'a> Checker<'a> {
         })
     }
 
+    /// `div_rn(a, b)`.
+    pub(super) fn div_rn(&mut self, a: Value, b: Value, span: Span) -> Value {
+        if matches!((&a.ty, &b.ty), (Ty::Scalar(_), Ty::Scalar(_))) {
+            self.error(span, "`div_rn` takes tiles; found two scalars");
+            return Value::unknown(span);
+        }
+        let operands = vec![("lhs", a), ("rhs", b)];
+        self.elementwise("div_rn", &[Class::Float], operands, span, None, |mut e| {
+            let b = Box::new(e.remove(1));
+            ExprKind::DivRn(Box::new(e.remove(0)), b)
+        })
+    }
+
     /// `mask.select(a, b)`.
     pub(super) fn select(&mut self, mask: Value, a: Value, b: Value, span: Span) -> Value {
         if mask.is_unknown() || a.is_unknown() || b.is_unknown() {

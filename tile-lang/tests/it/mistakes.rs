@@ -54,6 +54,21 @@ fn each_mistake_has_one_message_at_its_place() {
             "`mma` takes f32, f16, bf16, f8E4M3FN; found i32",
         ),
         (
+            "mma_scaled(zeros::<F4E2M1FN>([M, K * 16]), zeros::<F8E4M3FN>([M, K]), zeros::<F4E2M1FN>([K * 16, N]), zeros::<F8E4M3FN>([K, N]), zeros::<f32>([M, N]));",
+            0,
+            "",
+        ),
+        (
+            "mma_scaled(zeros::<F4E2M1FN>([M, K * 16]), zeros::<F8E4M3FN>([M, K]), zeros::<F4E2M1FN>([K * 16, N]), zeros::<F8E4M3FN>([N, K]), zeros::<f32>([M, N]));",
+            1,
+            "4:1: `mma_scaled`: rhs is [16*K, N], its scales are [N, K]; expected one scale for 16 elements of dimension 0",
+        ),
+        (
+            "mma_scaled(zeros::<T>([M, K * 16]), zeros::<F8E4M3FN>([M, K]), zeros::<F4E2M1FN>([K * 16, N]), zeros::<F8E4M3FN>([K, N]), zeros::<f32>([M, N]));",
+            1,
+            "`lhs` of `mma_scaled` is a Tile<f4E2M1FN>; found",
+        ),
+        (
             "mma(zeros::<f32>([M]), zeros::<f32>([K, N]), zeros::<f32>([M, N]));",
             1,
             "expected three tiles of rank 2",

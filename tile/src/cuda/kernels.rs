@@ -80,7 +80,8 @@ impl Gpu {
         let address = std::ptr::from_ref(kernel).addr();
         // For which SM a configuration was tuned does not change its code.
         let config = &Config { tuned_for: None, ..config.clone() };
-        let key = format!("{address:x} {bindings:?} {config:?} {facts:?} {checked}");
+        let target = std::ptr::from_ref(jit::target_for(self.target())).addr();
+        let key = format!("{address:x} {target:x} {bindings:?} {config:?} {facts:?} {checked}");
         let compile = || self.compile(kernel, bindings, config, facts, checked).map(Arc::new);
         self.kernels().0.get_or_make(&key, compile)
     }
@@ -93,10 +94,15 @@ impl Gpu {
         facts: &[TensorFacts],
         checked: bool,
     ) -> Result<Loaded, LaunchError> {
+        let target = jit::target_for(self.target());
         let disk = DISK.get_or_init(DiskCache::from_environment).as_ref();
         let assembler = Assembler::of_process();
         let obtained = match checked {
-            true => jit::compile_checked(kernel, bindings, config, self.target(), facts).map(Artifact::from),
+            true => jit::compile_checked(kernel, bindings, config, target, facts).map(Artifact::from),
+            // Code that stands in for another target's has its name, but not its place on disk.
+            false if !std::ptr::eq(target, self.target()) => {
+                jit::compile(kernel, bindings, config, target, facts, false).map(Artifact::from)
+            }
             false => jit::obtain(kernel, bindings, config, self.target(), facts, disk, assembler),
         };
         let Artifact { compiled, cubin, mut remarks, .. } =

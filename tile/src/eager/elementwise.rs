@@ -375,6 +375,19 @@ pub fn maximum<T: Numeric>(a: impl Operand<T>, b: impl Operand<T>) -> Tile<T> {
     a.tile().maximum(b.tile())
 }
 
+/// `a / b` rounded to nearest, the same on every device; the operator `/` may be off by two units in the last place
+/// of f32 on GPUs.
+///
+/// ```
+/// # use tile::prelude::*;
+/// let thirds = div_rn(Tile::from_slice(&[1.0f32, 2.0], [2]), 3.0);
+/// assert_eq!(thirds.to_vec(), [1.0 / 3.0, 2.0 / 3.0]);
+/// ```
+#[track_caller]
+pub fn div_rn<T: Float>(a: impl Operand<T>, b: impl Operand<T>) -> Tile<T> {
+    zip("div_rn", a.tile(), b.tile(), |a: T, b: T| a.div(b))
+}
+
 /// The smaller of each pair; NaN when either is NaN.
 #[track_caller]
 pub fn minimum<T: Numeric>(a: impl Operand<T>, b: impl Operand<T>) -> Tile<T> {

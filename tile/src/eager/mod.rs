@@ -17,10 +17,10 @@ mod view;
 
 pub use arena::{Carried, mark, release};
 pub use element::{Bits, Element, Factor, Float, Numeric, Scalar};
-pub use elementwise::{Operand, fma, maximum, minimum, select};
+pub use elementwise::{Operand, div_rn, fma, maximum, minimum, select};
 pub(crate) use grid::{Shadow, run_grid};
 pub use grid::{cdiv, check, checking, num_programs, program_id};
-pub use mma::mma;
+pub use mma::{mma, mma_scaled};
 pub use small_float::{F4E2M1FN, F8E4M3FN, f4E2M1FN, f8E4M3FN};
 pub use tile::{Tile, full, iota, ones, zeros};
 pub(crate) use view::View;

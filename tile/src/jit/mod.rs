@@ -12,6 +12,7 @@ pub use artifact::{Artifact, Assembler, obtain};
 use crate::error::render;
 use crate::registry::KernelDef;
 use codegen_ptx::{CompileOptions, Compiled, Target};
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 pub use tile_ir::{Module, TileContext};
 pub use tile_lang::config::TensorFacts;
@@ -192,9 +193,10 @@ fn compile_program(
         ParamKind::Tensor { dtype, rank, .. } => Some((dtype.known(), *rank)),
         ParamKind::Scalar(_) => None,
     });
-    let known = facts.iter().zip(tensors).map(|(facts, (dtype, rank))| {
-        codegen_ptx::TensorFacts::known(facts, rank, dtype.bits() as usize / 8)
-    });
+    let known = facts
+        .iter()
+        .zip(tensors)
+        .map(|(facts, (dtype, rank))| codegen_ptx::TensorFacts::known(facts, rank, dtype.bits() as usize));
     let mut options = CompileOptions::new(target, config, known.collect());
     options.keep_stages = keep_stages;
     codegen_ptx::with_context(|context| {
@@ -234,6 +236,29 @@ pub fn facts_of(dtype: DType, address: u64, shape: &[usize], strides: &[usize]) 
     let outer = strides[..strides.len() - 1].iter().chain(shape.last()).map(|n| n * elem_bits);
     let base = (address % 16) as usize * 8;
     TensorFacts { align_bytes: alignment(outer.chain([base])), contiguous }
+}
+
+thread_local! {
+    static INSTEAD: Cell<Option<&'static Target>> = const { Cell::new(None) };
+}
+
+/// Runs `f`, in which this thread compiles kernels for `target` whatever GPU it launches them on: to run a build that
+/// stands in for one of another GPU.
+pub fn compiling_for<R>(target: &'static Target, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<&'static Target>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            INSTEAD.set(self.0);
+        }
+    }
+    let _restore = Restore(INSTEAD.replace(Some(target)));
+    f()
+}
+
+/// What this thread compiles for on a GPU whose target is `own`.
+#[cfg(feature = "cuda")]
+pub(crate) fn target_for(own: &'static Target) -> &'static Target {
+    INSTEAD.get().unwrap_or(own)
 }
 
 #[cfg(test)]

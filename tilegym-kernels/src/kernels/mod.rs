@@ -9,6 +9,8 @@ pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod matmul_batched;
+pub mod nvfp4_gemm;
+pub mod nvfp4_quantize;
 pub mod rms_norm;
 pub mod rope;
 pub mod silu_and_mul;

@@ -11,6 +11,7 @@ use tilegym_kernels::{
     FmhaContract, GELU_AND_MUL, LayerNormContract, LinearContract, MatmulBatchedContract, MatmulContract,
     RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
 };
+use tilegym_kernels::{Nvfp4GemmContract, Nvfp4QuantizeContract};
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
 pub fn gpu(test: &str) -> Option<Device> {
@@ -140,6 +141,64 @@ fn rope_agrees_with_its_reference() {
         for interleaved in [0, 1] {
             let sizes = [("tokens", tokens), ("heads", heads), ("head_dim", head_dim)];
             agree(&device, &RopeContract, &[&sizes[..], &[("interleaved", interleaved)]].concat(), &[]);
+        }
+    }
+}
+
+/// Shapes of NVFP4 products: m, n, k.
+const NVFP4_SHAPES: [(i64, i64, i64); 5] =
+    [(1, 1, 16), (1, 4096, 512), (13, 1000, 1040), (16, 300, 16 * 33), (130, 257, 528)];
+
+#[test]
+fn nvfp4_gemm_agrees_with_its_reference() {
+    let Some(device) = gpu("nvfp4_gemm_agrees_with_its_reference") else { return };
+    for contract in [Nvfp4GemmContract::WEIGHTS, Nvfp4GemmContract::BOTH] {
+        for (m, n, k) in NVFP4_SHAPES {
+            for order in [0, 1] {
+                let sizes = [("m", m), ("n", n), ("k", k), ("scales_128x4", order)];
+                agree(&device, &contract, &sizes, &[]);
+                let tile_m = if contract.kernel().name == "nvfp4_gemm_scaled" { 128 } else { 16 };
+                let tiles = [("TILE_M", tile_m), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", 3)];
+                agree(&device, &contract, &sizes, &tiles);
+            }
+        }
+    }
+}
+
+/// The code for sm_121a, with the product of 4-bit elements replaced by a sequence that this GPU has.
+#[test]
+fn nvfp4_gemm_built_for_sm_121a_agrees_with_its_reference() {
+    let Some(device) = gpu("nvfp4_gemm_built_for_sm_121a_agrees_with_its_reference") else { return };
+    if device.target().is_none_or(|target| target.part != "sm_90") {
+        writeln!(
+            std::io::stderr(),
+            "SKIPPED nvfp4_gemm_built_for_sm_121a_agrees_with_its_reference: the stand-in is built for sm_90"
+        )
+        .expect("standard error is writable");
+        return;
+    }
+    tile::jit::compiling_for(codegen_ptx::Target::sm_121a_on_sm_90a(), || {
+        for (m, n, k) in NVFP4_SHAPES {
+            for order in [0, 1] {
+                let sizes = [("m", m), ("n", n), ("k", k), ("scales_128x4", order)];
+                agree(&device, &Nvfp4GemmContract::WEIGHTS, &sizes, &[]);
+                let tile_m = if order == 1 { 128 } else { 32 };
+                for tile_k in [64, 128] {
+                    let tiles = [("TILE_M", tile_m), ("TILE_N", 128), ("TILE_K", tile_k)];
+                    agree(&device, &Nvfp4GemmContract::BOTH, &sizes, &tiles);
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn nvfp4_quantize_agrees_with_its_reference() {
+    let Some(device) = gpu("nvfp4_quantize_agrees_with_its_reference") else { return };
+    for (m, k) in [(1, 16), (33, 80), (130, 304), (512, 4096)] {
+        for order in [0, 1] {
+            let sizes = [("m", m), ("k", k), ("scales_128x4", order)];
+            agree(&device, &Nvfp4QuantizeContract, &sizes, &[]);
         }
     }
 }

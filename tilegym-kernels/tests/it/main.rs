@@ -4,6 +4,7 @@ mod agreement;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod decode_attention;
+mod nvfp4;
 mod resources;
 mod rows;
 mod support;

@@ -41,6 +41,12 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
             };
             [64, 128].into_iter().flat_map(case).collect()
         }
+        "nvfp4_gemm" => [1, 16, 256]
+            .into_iter()
+            .flat_map(|m| [0, 1].map(|order| vec![("m", m), ("scales_128x4", order)]))
+            .collect(),
+        "nvfp4_gemm_scaled" => [0, 1].map(|order| vec![("scales_128x4", order)]).to_vec(),
+        "nvfp4_quantize" => [0, 1].map(|order| vec![("scales_128x4", order)]).to_vec(),
         "matmul" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
         "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
         "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),

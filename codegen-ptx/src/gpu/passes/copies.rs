@@ -101,7 +101,11 @@ pub(super) fn address<'c>(copy: &Copy<'c>, body: Blk<'c>, written: &[Val<'c>]) -
 pub(super) fn use_slot<'c>(block: Blk<'c>, smem: Val<'c>, slot: Val<'c>) {
     for op in ops_of(block) {
         match GpuOp::of(op) {
-            Some(GpuOp::MmaSync { lhs, rhs, .. } | GpuOp::Wgmma { lhs, rhs, .. }) => {
+            Some(
+                GpuOp::MmaSync { lhs, rhs, .. }
+                | GpuOp::MmaScaledSync { lhs, rhs, .. }
+                | GpuOp::Wgmma { lhs, rhs, .. },
+            ) => {
                 for operand in [lhs, rhs] {
                     if let MmaOperand::Shared { smem: read, slot: old, .. } = operand
                         && read == smem

@@ -3,6 +3,7 @@
 mod allocate_shared;
 mod assign_layouts;
 mod copies;
+mod decompose_scaled;
 mod fence_operands;
 mod overlap_products;
 mod pipeline_loads;
@@ -22,6 +23,8 @@ use tile_lang::DType;
 /// A rewrite of a whole module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pass {
+    /// Tile dialect to tile dialect: products of operands with scales become products of widened operands.
+    DecomposeScaled,
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
@@ -40,7 +43,8 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 7] = [
+    pub const ALL: [Pass; 8] = [
+        Pass::DecomposeScaled,
         Pass::AssignLayouts,
         Pass::WarpSpecialize,
         Pass::StartAhead,
@@ -53,6 +57,7 @@ impl Pass {
     /// The pass's name: `assign-layouts`.
     pub fn name(self) -> &'static str {
         match self {
+            Pass::DecomposeScaled => "decompose-scaled",
             Pass::AssignLayouts => "assign-layouts",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
@@ -69,6 +74,7 @@ impl Pass {
     /// See [`PassError`].
     pub fn run<'c>(self, module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
         match self {
+            Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
@@ -213,7 +219,9 @@ pub fn run_passes<'c>(
     let mut module = module.clone();
     for &pass in passes {
         module = pass.run(module, cx)?;
-        if cfg!(debug_assertions) {
+        if pass == Pass::DecomposeScaled {
+            debug_assert!(tile_ir::verify(&module).is_ok(), "the tile dialect's rules hold after {pass}");
+        } else if cfg!(debug_assertions) {
             verify(&module).map_err(|violations| PassError::Malformed { pass, violations })?;
         }
     }

@@ -1,8 +1,7 @@
 //! Copies to shared memory that threads make themselves, where rows are too narrow or badly aligned for
 //! asynchronous ones.
 
-use super::super::value::elem_bytes;
-use super::{Lowering, shared_offset};
+use super::Lowering;
 use crate::error::LowerError;
 use crate::layout::blocked;
 use tile_ir::types::{Op, Val};
@@ -22,11 +21,12 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         self.order_access(view, false);
         let shared = self.shared(op, smem)?;
-        let bytes = elem_bytes(shared.dtype);
         let order: Vec<usize> = (0..tile_shape.len()).rev().collect();
-        let layout = blocked(tile_shape, self.num_warps(op)?, (vec_bytes / bytes).max(1), &order);
+        let vector = (vec_bytes * 8 / shared.elem_bits()).max(1);
+        let layout = blocked(tile_shape, self.num_warps(op)?, vector, &order);
         let mut block = self.block(op, view, index, &layout)?;
-        let elems = Self::vector_elems(&block.view, &layout, vec_bytes);
+        let run = Self::global_run(&block.view, &layout, vec_bytes).leading();
+        let (elems, bytes) = (run.len(), run.len() * shared.elem_bits() / 8);
         let free = layout.free_variable_masks();
         let once = self.e.threads_without(free.lane, free.warp);
         let at = self.shared_thread_offset(&shared, &layout, false);
@@ -38,12 +38,12 @@ impl<'c> Lowering<'c> {
                 let offset = layout.apply(register as u32, 0, 0);
                 let inside = self.all_inside(&mut block, &offset);
                 let (address, constant) = self.address(&mut block, &offset);
-                loaded.push((offset, self.load(address, constant, elems * bytes, inside)));
+                loaded.push((offset, self.load(address, constant, bytes, inside)));
             }
             for (offset, words) in loaded {
-                let target = shared_offset(&shared.layout, &layout, &offset, false);
+                let target = shared.offset(&layout, &offset, false);
                 let (target, constant) = self.shared_address_of(base, at, target as u32);
-                self.shared_store(target, constant, &words, elems * bytes, once);
+                self.shared_store(target, constant, &words, bytes, once);
             }
         }
         Ok(())

@@ -1,7 +1,7 @@
 //! In which layouts each value is wanted, and in which of them its operation makes it.
 
 use super::graph::{Graph, Key, Kind, LoadedOperand, carried, key, loaded_operand, op_key, tile_of};
-use super::homes::{Homes, Strength, coalesced, elem_bytes, row_major, vec_bytes};
+use super::homes::{Homes, Strength, coalesced, row_major, vec_bytes};
 use super::products::{Product, Products, Split};
 use super::{LayoutId, Layouts, PASS, PassContext};
 use crate::layout::LinearLayout;
@@ -10,7 +10,10 @@ use std::collections::{HashMap, HashSet};
 use tile_ir::TileOp;
 use tile_ir::context::Place;
 use tile_ir::types::{Blk, Op, Val, blocks_of, is_tile, operands_of, ops_of, results_of, type_of};
+use tile_lang::DType;
 
+/// The narrowest asynchronous copy.
+pub(super) const MIN_ASYNC_BYTES: usize = 4;
 /// Registers a thread needs besides the tiles of a product's loop.
 const OTHER_REGISTERS: usize = 40;
 
@@ -59,7 +62,10 @@ pub(super) fn collect<'c>(
     cx: &mut PassContext,
     layouts: &mut Layouts,
 ) -> Demands<'c> {
-    let fragments = products.values().flat_map(|p| [p.lhs, p.rhs]).collect();
+    let fragments = products
+        .values()
+        .flat_map(|p| [p.lhs, p.rhs].into_iter().chain(p.scales.into_iter().flatten()))
+        .collect();
     let mut walk = Walk { graph, products, homes, cx, layouts, fragments, found: Demands::default() };
     walk.block(graph.entry);
     walk.found
@@ -182,13 +188,16 @@ impl<'c> Walk<'_, 'c> {
                 self.found.taken.insert(op_key(op), layout);
                 return;
             }
-            TileOp::Load { .. } => self.load(op, &wanted),
+            TileOp::Load { view, .. } => self.load(op, *view, &wanted),
             TileOp::Splat { .. } | TileOp::Iota => wanted,
             TileOp::Broadcast { tile } => {
                 let (shape, _) = tile_of(*tile);
                 for id in &wanted {
                     let operand = before_broadcast(&self.layouts.get(*id), &shape);
                     let operand = self.layouts.id(operand);
+                    if self.fragments.contains(id) {
+                        self.fragments.insert(operand);
+                    }
                     self.want(*tile, operand);
                 }
                 wanted
@@ -222,13 +231,27 @@ impl<'c> Walk<'_, 'c> {
                 vec![layout]
             }
             TileOp::Mma { lhs, rhs, acc } => {
-                let product = self.products[&op_key(op)];
+                let product = self.products[&op_key(op)].clone();
                 self.want(*acc, product.acc);
                 let plans = [
                     self.operand(op, &product, *lhs, product.lhs),
                     self.operand(op, &product, *rhs, product.rhs),
                 ];
                 self.found.operands.insert(op_key(op), plans);
+                vec![product.acc]
+            }
+            TileOp::MmaScaled { lhs, lhs_scales, rhs, rhs_scales, acc } => {
+                let product = self.products[&op_key(op)].clone();
+                self.want(*acc, product.acc);
+                let plans = [
+                    self.operand(op, &product, *lhs, product.lhs),
+                    self.operand(op, &product, *rhs, product.rhs),
+                ];
+                self.found.operands.insert(op_key(op), plans);
+                let layouts = product.scales.into_iter().flatten();
+                for (scales, layout) in [*lhs_scales, *rhs_scales].into_iter().zip(layouts) {
+                    self.want(scales, layout);
+                }
                 vec![product.acc]
             }
             TileOp::ProgramId { .. }
@@ -274,8 +297,9 @@ impl<'c> Walk<'_, 'c> {
         let widest = vec_bytes(self.graph, view, &shape, dtype, self.cx);
         let best = coalesced(self.graph, view, &shape, dtype, self.cx);
         let last = shape.len() - 1;
-        let width =
-            |layout: &LinearLayout| (layout.contiguous_registers(last) * elem_bytes(dtype)).min(widest);
+        let width = |layout: &LinearLayout| {
+            (layout.contiguous_registers(last) * dtype.bits() as usize / 8).min(widest)
+        };
         let layout = match self.home(value) {
             Some((_, home)) if width(&self.layouts.get(home)) >= width(&best) => home,
             _ => self.layouts.id(best),
@@ -286,15 +310,23 @@ impl<'c> Walk<'_, 'c> {
 
     /// A load that products read goes through shared memory, and so does one that is wanted as fragments;
     /// others are made in the one layout wanted, or at home.
-    fn load(&mut self, op: Op<'c>, wanted: &[LayoutId]) -> Vec<LayoutId> {
-        if wanted.iter().any(|id| self.fragments.contains(id)) {
+    fn load(&mut self, op: Op<'c>, view: Val<'c>, wanted: &[LayoutId]) -> Vec<LayoutId> {
+        let result = results_of(op)[0];
+        if wanted.iter().any(|id| self.fragments.contains(id)) && self.can_be_staged(view, result) {
             self.found.staged.entry(op_key(op)).or_default();
         }
         let staged = self.found.staged.contains_key(&op_key(op));
-        match (wanted, self.home(results_of(op)[0])) {
+        match (wanted, self.home(result)) {
             (many, Some((_, home))) if many.len() > 1 && !staged => vec![home],
             _ => wanted.to_vec(),
         }
+    }
+
+    /// Whether a tile can lie in shared memory as it does in the tensor: 4-bit elements only if no copy splits a
+    /// byte.
+    fn can_be_staged(&self, view: Val<'c>, tile: Val<'c>) -> bool {
+        let (shape, dtype) = tile_of(tile);
+        dtype != DType::F4E2M1FN || vec_bytes(self.graph, view, &shape, dtype, self.cx) >= MIN_ASYNC_BYTES
     }
 
     /// Plans an operand of a product: loads stay in shared memory, or are read once when they are invariant in
@@ -308,6 +340,10 @@ impl<'c> Walk<'_, 'c> {
     ) -> OperandPlan<'c> {
         let (_, dtype) = tile_of(operand);
         let loaded = loaded_operand(self.graph, operand).filter(|_| dtype == product.dtype);
+        let loaded = loaded.filter(|loaded| match self.graph.kind(loaded.load) {
+            Kind::Tile(TileOp::Load { view, .. }) => self.can_be_staged(*view, results_of(loaded.load)[0]),
+            _ => false,
+        });
         let Some(loaded) = loaded else {
             self.want(operand, fragment);
             return OperandPlan::Registers;

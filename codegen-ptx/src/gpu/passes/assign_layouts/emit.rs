@@ -1,6 +1,6 @@
 //! Writes the gpu-level module that the analyses decided on.
 
-use super::demands::{Demands, OperandPlan, before_broadcast, before_transpose};
+use super::demands::{Demands, MIN_ASYNC_BYTES, OperandPlan, before_broadcast, before_transpose};
 use super::graph::{Graph, Key, Kind, key, op_key, tile_of};
 use super::homes::vec_bytes;
 use super::products::{Products, Split};
@@ -19,9 +19,6 @@ use tile_ir::types::{
 };
 use tile_ir::{Builder, Module, TileContext, TileOp};
 use tile_lang::DType;
-
-/// Narrowest asynchronous copy.
-const MIN_ASYNC_BYTES: usize = 4;
 
 /// Writes the module.
 pub(super) fn emit<'c>(
@@ -255,15 +252,27 @@ impl<'c> Emitter<'_, 'c> {
                 b.reduce_tile(this.value(*tile, from), *axis, *kind)
             }),
             TileOp::Mma { lhs, rhs, acc } => self.make(b, op, |this, id, _| {
-                let product = this.products[&op_key(op)];
+                let product = this.products[&op_key(op)].clone();
                 let plans = this.demands.operands[&op_key(op)];
                 let lhs = this.operand(b, *lhs, plans[0], product.lhs, product.dtype);
                 let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
                 let acc = this.value(*acc, id);
                 match product.split {
-                    Split::Warps(warps) => b.mma_sync(lhs, rhs, acc, warps),
+                    Split::Warps(warps) => b.mma_sync(lhs, rhs, acc, warps, &product.order),
                     Split::Groups(groups) => b.wgmma_wait(&[b.wgmma(lhs, rhs, acc, groups)], 0)[0],
                 }
+            }),
+            TileOp::MmaScaled { lhs, lhs_scales, rhs, rhs_scales, acc } => self.make(b, op, |this, id, _| {
+                let product = this.products[&op_key(op)].clone();
+                let plans = this.demands.operands[&op_key(op)];
+                let lhs = this.operand(b, *lhs, plans[0], product.lhs, product.dtype);
+                let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
+                let [of_lhs, of_rhs] = product.scales.expect("a product with scales");
+                let scales = [this.value(*lhs_scales, of_lhs), this.value(*rhs_scales, of_rhs)];
+                let Split::Warps(warps) = product.split else {
+                    unreachable!("products with scales are of warps")
+                };
+                b.mma_scaled_sync([lhs, rhs], scales, this.value(*acc, id), warps)
             }),
             TileOp::ProgramId { .. }
             | TileOp::NumPrograms { .. }

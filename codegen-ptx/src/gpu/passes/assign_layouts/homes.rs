@@ -40,18 +40,25 @@ pub(super) fn coalesced(
     dtype: DType,
     cx: &PassContext,
 ) -> LinearLayout {
-    row_major(shape, cx.num_warps, vec_bytes(graph, view, shape, dtype, cx) / elem_bytes(dtype))
-}
-
-/// Bytes of an element in memory, at least 1.
-pub(super) fn elem_bytes(dtype: DType) -> usize {
-    (dtype.bits() as usize).div_ceil(8)
+    let (bytes, bits) = (vec_bytes(graph, view, shape, dtype, cx), dtype.bits() as usize);
+    let elems = bytes * 8 / bits;
+    match (dtype, bytes) {
+        // Rows of 4-bit elements may start with either half of a byte.
+        (DType::F4E2M1FN, 1) => row_major(shape, cx.num_warps, 1),
+        // Idle threads are better than accesses of less than a byte.
+        (DType::F4E2M1FN, _) => {
+            let share = shape.iter().product::<usize>() / (32 * cx.num_warps);
+            let order: Vec<usize> = (0..shape.len()).rev().collect();
+            blocked(shape, cx.num_warps, elems.min(share.max(4)), &order)
+        }
+        _ => row_major(shape, cx.num_warps, elems),
+    }
 }
 
 /// The widest access to blocks of a view.
 pub(super) fn vec_bytes(graph: &Graph, view: Val, shape: &[usize], dtype: DType, cx: &PassContext) -> usize {
-    let bytes = elem_bytes(dtype);
-    TensorFacts::of_view(&cx.facts, &graph.views, view).map_or(bytes, |f| f.vec_bytes(shape, bytes))
+    let (bytes, bits) = ((dtype.bits() as usize).div_ceil(8), dtype.bits() as usize);
+    TensorFacts::of_view(&cx.facts, &graph.views, view).map_or(bytes, |f| f.vec_bytes(shape, bits))
 }
 
 /// Spreads layouts forward until nothing changes.
@@ -152,7 +159,9 @@ impl<'c> Spread<'_, 'c> {
         let (shape, dtype) = tile_of(result);
         let operand_home = |homes: &Homes, tile: Val<'c>| homes.get(&key(tile)).copied();
         match kind {
-            Kind::Tile(TileOp::Mma { .. }) => Some((Strength::Product, self.products[&op_key(op)].acc)),
+            Kind::Tile(TileOp::Mma { .. } | TileOp::MmaScaled { .. }) => {
+                Some((Strength::Product, self.products[&op_key(op)].acc))
+            }
             Kind::Tile(TileOp::Load { view, .. }) => {
                 let layout = coalesced(self.graph, *view, &shape, dtype, self.cx);
                 Some((Strength::Loaded, self.layouts.id(layout)))

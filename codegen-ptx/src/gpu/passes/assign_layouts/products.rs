@@ -2,12 +2,13 @@
 
 use super::graph::{Graph, Key, Kind, carried, key, loaded_operand, op_key, tile_of};
 use super::{LayoutId, Layouts, PASS, PassContext, PassError};
+use crate::layout::mma::KOrder;
 use crate::layout::{SharedLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
 use std::collections::{HashMap, HashSet};
 use tile_ir::TileOp;
 use tile_ir::context::Place;
-use tile_ir::types::{Op, Val, is_tile, results_of, type_of};
+use tile_ir::types::{Op, Val, defining_op, is_tile, operands_of, results_of, type_of};
 use tile_lang::DType;
 
 /// What multiplies, and how its parts split the accumulator, as rows by columns.
@@ -20,18 +21,22 @@ pub(super) enum Split {
 }
 
 /// One product.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Product {
     /// The instruction, and its part of the accumulator.
     pub split: Split,
     /// The dtype that is multiplied: the operands', or f16 for f8 where no instruction takes it.
     pub dtype: DType,
+    /// Which part of K each position of the instruction stands for.
+    pub order: KOrder,
     /// Layout of the accumulator.
     pub acc: LayoutId,
     /// Layout of the lhs when it is in registers.
     pub lhs: LayoutId,
     /// Layout of the rhs when it is in registers.
     pub rhs: LayoutId,
+    /// Layouts of the scales of lhs and rhs, of a product that has them.
+    pub scales: Option<[LayoutId; 2]>,
 }
 
 /// The products by operation.
@@ -45,7 +50,11 @@ pub(super) fn plan(
 ) -> Result<Products, PassError> {
     let mut found = Vec::new();
     for (op, kind, _) in &graph.ops {
-        let Kind::Tile(TileOp::Mma { lhs, rhs, acc }) = kind else { continue };
+        let (Kind::Tile(TileOp::Mma { lhs, rhs, acc }) | Kind::Tile(TileOp::MmaScaled { lhs, rhs, acc, .. })) =
+            kind
+        else {
+            continue;
+        };
         let place = Place::of(op.location());
         let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) =
             (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
@@ -58,13 +67,15 @@ pub(super) fn plan(
             return Err(PassError::MmaDType { dtype, place });
         }
         let by_rows = needs_whole_rows(graph, results_of(*op)[0]);
-        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], dtype, by_rows));
+        let order = k_order(graph, (*lhs, *rhs), lhs_shape[1], dtype, cx);
+        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], (dtype, order), by_rows));
     }
     // Row statistics of one product scale another of as many rows, and should be where its rows are.
     let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
     let mut products = Products::new();
-    for (op, place, [m, n, k], dtype, _) in found {
-        if cx.target.has_wgmma() {
+    for (op, place, [m, n, k], (dtype, order), _) in found {
+        // What lies in shared memory cannot be read by `wgmma` in another order.
+        if cx.target.has_wgmma() && order == KOrder::default() {
             match warpgroups(graph, op, [m, n, k], dtype, cx.num_warps) {
                 Ok(groups) => {
                     let [groups_m, groups_n] = groups;
@@ -78,6 +89,8 @@ pub(super) fn plan(
                         lhs: layouts.id(wgmma::lhs(m, k, groups, dtype)),
                         // Never in registers.
                         rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], dtype)),
+                        scales: None,
+                        order,
                     };
                     products.insert(op_key(op), product);
                     continue;
@@ -92,12 +105,23 @@ pub(super) fn plan(
         let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
         let [warps_m, warps_n] = warps;
         cx.remark(PASS, place, format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"));
+        if order != KOrder::default() {
+            cx.remark(
+                PASS,
+                Place::of(op.location()),
+                "K is summed in the order in which narrow operands lie",
+            );
+        }
         let product = Product {
             split: Split::Warps(warps),
             dtype,
             acc: layouts.id(mma::acc(m, n, warps)),
-            lhs: layouts.id(mma::lhs(m, k, warps, dtype)),
-            rhs: layouts.id(mma::rhs(k, n, warps, dtype)),
+            lhs: layouts.id(order.apply(mma::lhs(m, k, warps, dtype), 1)),
+            rhs: layouts.id(order.apply(mma::rhs(k, n, warps, dtype), 0)),
+            scales: (dtype == DType::F4E2M1FN).then(|| {
+                [layouts.id(mma::lhs_scales(m, k, warps)), layouts.id(mma::rhs_scales(k, n, warps))]
+            }),
+            order,
         };
         products.insert(op_key(op), product);
     }
@@ -156,6 +180,75 @@ fn split_evenly(m: usize, n: usize, num_warps: usize) -> [usize; 2] {
     splits.min_by_key(cost).unwrap_or([num_warps, 1])
 }
 
+/// Bytes of a wide operand that each thread holds in a row: two accesses, which neighbours alternate with their own
+/// so that no two meet in a bank.
+const RUN_BYTES: usize = 32;
+
+/// The order of K that suits operands which are computed from narrower tiles: each thread then holds longer runs of
+/// the narrow tile, and converts them where they are. The plain order where an operand is computed
+/// otherwise, since it would have to move between threads.
+fn k_order(graph: &Graph, (lhs, rhs): (Val, Val), k: usize, dtype: DType, cx: &PassContext) -> KOrder {
+    let sources = [operand_source(graph, lhs, 1, dtype), operand_source(graph, rhs, 0, dtype)];
+    let narrow = sources.iter().filter_map(|source| match source {
+        Source::Narrow(narrow) => Some(*narrow),
+        _ => None,
+    });
+    let narrowest = narrow.min_by_key(|narrow| narrow.bits());
+    let Some(narrow) = narrowest.filter(|_| !sources.contains(&Source::Other)) else {
+        return KOrder::default();
+    };
+    // Without an instruction, 4-bit elements half a word apart are converted together.
+    let by_instruction = narrow == DType::F8E4M3FN || cx.target.has_fp4_conversions() && dtype == DType::F16;
+    let pair = if by_instruction { 1 } else { 4 };
+    KOrder::runs(k, dtype, RUN_BYTES * 8 / dtype.bits() as usize, pair)
+}
+
+/// Where an operand comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Source {
+    /// Computed element by element from a loaded tile of a narrower dtype, in which K is contiguous.
+    Narrow(DType),
+    /// A loaded tile.
+    Loaded,
+    /// Anything else.
+    Other,
+}
+
+/// Where an operand whose dimension `dim` is K comes from.
+fn operand_source(graph: &Graph, operand: Val, dim: usize, dtype: DType) -> Source {
+    if loaded_operand(graph, operand).is_some() {
+        return if tile_of(operand).1 == dtype { Source::Loaded } else { Source::Other };
+    }
+    match narrow_source(graph, operand, dim) {
+        Some(narrow) if narrow.bits() < dtype.bits() => Source::Narrow(narrow),
+        _ => Source::Other,
+    }
+}
+
+/// The dtype of the load that a tile is computed from element by element, if its last dimension is `dim` of the
+/// tile. Tiles that are broadcast do not count.
+fn narrow_source(graph: &Graph, value: Val, dim: usize) -> Option<DType> {
+    let op = defining_op(value)?;
+    match graph.kind(op) {
+        Kind::Elementwise => operands_of(op)
+            .into_iter()
+            .filter(|operand| is_tile(type_of(*operand)))
+            .filter_map(|operand| narrow_source(graph, operand, dim))
+            .min_by_key(|dtype| dtype.bits()),
+        Kind::Tile(TileOp::Transpose { tile, perm }) => narrow_source(graph, *tile, perm[dim]),
+        Kind::Tile(TileOp::Reshape { tile }) => {
+            let (to, from) = (tile_of(value).0, tile_of(*tile).0);
+            let last = (dim + 1 == to.len() && to.last() == from.last()).then(|| from.len() - 1);
+            narrow_source(graph, *tile, last?)
+        }
+        Kind::Tile(TileOp::Load { .. }) => {
+            let (shape, dtype) = tile_of(value);
+            (dim + 1 == shape.len()).then_some(dtype)
+        }
+        _ => None,
+    }
+}
+
 /// True when what is computed from an accumulator element by element is reduced along its rows, or is the lhs
 /// of another product.
 fn needs_whole_rows<'c>(graph: &Graph<'c>, acc: Val<'c>) -> bool {
@@ -169,6 +262,9 @@ fn needs_whole_rows<'c>(graph: &Graph<'c>, acc: Val<'c>) -> bool {
             match graph.kind(used.op) {
                 Kind::Tile(TileOp::Reduce { axis: 1, .. }) => return true,
                 Kind::Tile(TileOp::Mma { .. }) if used.operand == 0 => return true,
+                Kind::Tile(TileOp::MmaScaled { .. }) if used.operand == 4 => {
+                    pending.extend(results_of(used.op));
+                }
                 Kind::Tile(TileOp::Mma { .. }) if used.operand == 2 => pending.extend(results_of(used.op)),
                 Kind::Elementwise => pending.extend(results_of(used.op)),
                 Kind::Terminator => {

@@ -1,0 +1,101 @@
+//! Kernels over 4-bit elements, down to machine code for every target.
+
+use crate::support::{assembler, facts, kernel};
+use codegen_ptx::{CompileOptions, Compiled, Target, compile, with_context};
+use tile_lang::DType;
+
+/// A kernel of the zoo for a target, with its machine code where there is an assembler.
+fn build(
+    name: &str,
+    dtype: DType,
+    consts: &[(&str, i64)],
+    target: &'static Target,
+    aligned: bool,
+) -> (Compiled, Option<String>) {
+    let compiled = with_context(|context| {
+        let module = kernel(context, name, dtype, consts);
+        let options = CompileOptions {
+            target,
+            num_warps: 4,
+            num_stages: 3,
+            occupancy: 1,
+            num_ctas: 1,
+            warp_specialize: false,
+            facts: facts(&module, aligned),
+            keep_stages: false,
+        };
+        compile(&module, &options).unwrap_or_else(|e| panic!("{name} {target}: {e}"))
+    });
+    let sass = assembler().map(|assembler| {
+        let report =
+            assembler.assemble(&compiled.ptx, target).unwrap_or_else(|e| panic!("{name} {target}: {e}"));
+        assert_eq!((report.spill_load_bytes, report.stack_bytes), (0, 0), "{name} {target}");
+        assembler.disassemble(&report.cubin).unwrap_or_else(|e| panic!("{e}"))
+    });
+    (compiled, sass)
+}
+
+/// Weights are copied 16 bytes at a time, read in runs, and widened and scaled by one product for two.
+#[test]
+fn narrow_weights_are_widened_in_pairs() {
+    for target in Target::all() {
+        let consts = [("M", 8), ("N", 64), ("K", 256)];
+        let (_, sass) = build("narrow_weights", DType::BF16, &consts, target, true);
+        let Some(sass) = sass else { return };
+        let count = |what: &str| sass.matches(what).count();
+        // Of 64 x 256 weights a thread has 64 pairs; its 8 scales for each of two rows take a few more products.
+        let products = count("HMUL2.BF16") + count("HFMA2.BF16") + count("HFMA2.MMA.BF16");
+        assert!((64..=88).contains(&products), "{target}: {products} products\n{sass}");
+        assert!(count("LDS.64") >= 8 && count("LDS.128") >= 8, "{target}\n{sass}");
+        let copies = count("LDGSTS.E.BYPASS.128") + count("LDGSTS.E.BYPASS.LTC128B.128");
+        assert!(copies >= 7, "{target}: {copies} copies");
+        assert_eq!(count("HMMA.16816.F32.BF16"), 16, "{target}");
+    }
+}
+
+#[test]
+fn products_with_scales_use_the_instruction_where_there_is_one() {
+    for target in Target::all() {
+        let consts = [("M", 64), ("N", 64), ("K", 128)];
+        let (compiled, sass) = build("scaled_product", DType::F32, &consts, target, true);
+        let native = target.has_block_scaled_mma();
+        assert_eq!(compiled.ptx.contains("kind::mxf4nvf4.block_scale"), native, "{target}");
+        let Some(sass) = sass else { continue };
+        assert_eq!(sass.contains("OMMA.SF.16864"), native, "{target}");
+        assert_eq!(sass.contains("HMMA.16816"), !native, "{target}");
+        if native {
+            // 2 steps of K, 2 x 4 tiles a warp; each operand by few ldmatrix, nothing widened.
+            assert_eq!(sass.matches("OMMA.SF.16864").count(), 16, "{target}");
+            assert!(sass.contains("LDSM.16.M88.4") && !sass.contains("HMUL2"), "{target}");
+        }
+    }
+}
+
+/// The build of the code for sm_121a that another GPU runs: the same but for the one instruction.
+#[test]
+fn the_stand_in_for_the_instruction_assembles() {
+    let target = Target::sm_121a_on_sm_90a();
+    let (compiled, sass) =
+        build("scaled_product", DType::F32, &[("M", 32), ("N", 32), ("K", 64)], target, true);
+    assert!(compiled.ptx.contains(".target sm_90a") && !compiled.ptx.contains("mxf4nvf4"));
+    assert!(compiled.ptx.contains("ldmatrix") && compiled.ptx.contains("shfl.sync.idx"));
+    if let Some(sass) = sass {
+        // Four products stand for one.
+        assert!(sass.contains("LDSM") && sass.matches("HMMA.16816").count() == 8);
+    }
+}
+
+/// Single elements, whose neighbours in the byte others write, go to memory without touching them.
+#[test]
+fn half_bytes_are_stored_apart() {
+    for target in Target::all() {
+        for n in [1, 64, 512] {
+            for aligned in [true, false] {
+                let (compiled, _) = build("half_bytes", DType::F32, &[("N", n)], target, aligned);
+                let (and, or) =
+                    (compiled.ptx.contains("red.global.and.b32"), compiled.ptx.contains("red.global.or.b32"));
+                assert!(and && or, "{target} {n}");
+            }
+        }
+    }
+}
