@@ -269,6 +269,12 @@ impl Counter<'_> {
                     (Scalar::Float(a), Scalar::Float(b)) => {
                         Scalar::Float(if *max { a.max(b) } else { a.min(b) })
                     }
+                    // What is read from memory, such as a length, is taken to be as much as it may be.
+                    (Scalar::Unknown, Scalar::Int(bound)) | (Scalar::Int(bound), Scalar::Unknown)
+                        if !*max =>
+                    {
+                        Scalar::Int(bound)
+                    }
                     _ => Scalar::Unknown,
                 }
             }
@@ -521,6 +527,18 @@ mod tests {
         // Every program loads 65 keys and values; the two blocks of queries hold 64 and 1.
         assert_eq!(work.mean.load_bytes, (2.0 * 65.0 + 32.5) * 64.0 * 2.0);
         assert_eq!(work.mean.store_bytes, 32.5 * 64.0 * 2.0);
+    }
+
+    #[test]
+    fn lengths_read_from_memory_count_as_all_there_is_room_for() {
+        let sizes = [("batch", 2), ("heads", 4), ("kv_heads", 2), ("seq_k", 256), ("head_dim", 64)];
+        for (splits, rounds) in [(1, 8.0), (4, 2.0)] {
+            let config = config(&[("TILE_N", 32), ("NUM_SPLITS", splits)]);
+            let work = grid_work(&subject("decode_attention", &sizes), &config);
+            assert_eq!((work.programs, work.mean.rounds), (4.0 * splits as f64, rounds));
+            // Keys and values of every tile, and one tile of queries a program.
+            assert_eq!(work.mean.load_bytes, (rounds * 2.0 * 32.0 + 2.0) * 64.0 * 2.0);
+        }
     }
 
     #[test]

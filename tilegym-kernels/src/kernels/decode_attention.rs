@@ -164,7 +164,7 @@ const LEAST_BLOCKS: usize = 4;
 
 /// Into how many runs to split the keys of each sequence.
 ///
-/// Reading the cache takes a few programs on every SM: `ctas_per_sm` of them, as many as fit side by side. Where
+/// Reading the cache at full speed takes a few programs on every SM: `ctas_per_sm` of them. Where
 /// `batch * kv_heads` programs are fewer, the keys are split just so far that all of them still run at once, as
 /// the planners of FlashInfer and FlashAttention do; but no run is shorter than a few tiles of `tile_n` keys, and
 /// none is empty for the longest sequence of `seq_k` keys. Where there are programs enough, 1: no parts to merge.

@@ -358,7 +358,8 @@ impl Contract for DecodeAttentionContract {
 pub(crate) fn default_config(p: &Problem, sms: usize) -> Config {
     let sizes = Sizes::of(p);
     let tile_n = sizes.page.unwrap_or(32).min(32);
-    let splits = num_splits(sms, 4, sizes.batch, sizes.kv_heads, sizes.seq_k, tile_n);
+    // Two programs on an SM keep its memory busy; more splits would only cost more to merge.
+    let splits = num_splits(sms, 2, sizes.batch, sizes.kv_heads, sizes.seq_k, tile_n);
     let consts = [("TILE_N", tile_n as i64), ("NUM_SPLITS", splits as i64)];
     let warps = if sizes.group > 16 { 2 } else { 1 };
     crate::check::config(&consts, warps, 3, 4)
@@ -366,6 +367,6 @@ pub(crate) fn default_config(p: &Problem, sms: usize) -> Config {
 
 /// The configuration of [`decode_merge`] for a number of splits.
 pub(crate) fn merge_config(splits: usize) -> Config {
-    let tile_s = splits.next_power_of_two().min(16) as i64;
+    let tile_s = splits.next_power_of_two().min(64) as i64;
     crate::check::config(&[("TILE_S", tile_s)], 4, 1, 4)
 }
