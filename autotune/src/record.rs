@@ -251,6 +251,7 @@ mod tests {
             kernel: "k".to_owned(),
             consts: vec![("TILE".to_owned(), ConstRule::Tile), ("FLAG".to_owned(), ConstRule::Switch)],
             sizes: vec!["m".to_owned(), "n".to_owned()],
+            source_hash: "a".to_owned(),
         }
     }
 
@@ -390,6 +391,18 @@ mod tests {
         assert_eq!(complete(&partial(64, 1), &space, |c| c.num_warps), Some(config(64, 4)));
         let beyond = complete(&partial(64, 2), &space, |_| 0).expect("a configuration");
         assert_eq!((beyond.get("TILE"), beyond.occupancy), (Some(64), 2));
+    }
+
+    #[test]
+    fn a_stale_record_may_name_what_is_gone() {
+        let stale = |hash: &str| {
+            let mut record = tuned(100, 48, hash);
+            record.config.insert("GONE".to_owned(), 3);
+            record.shape.insert("gone".to_owned(), Extent::exactly(1));
+            parse(&Table { records: vec![record], ..Table::empty("k", "sm_80") }.to_toml())
+        };
+        assert_eq!(stale("old").expect("kept").records[0].config["GONE"], 3);
+        assert!(stale("a").is_err_and(|e| e.contains("TILE is 48")));
     }
 
     #[test]

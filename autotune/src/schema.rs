@@ -12,6 +12,8 @@ pub struct Schema {
     pub consts: Vec<(String, ConstRule)>,
     /// The problem's sizes.
     pub sizes: Vec<String>,
+    /// Hash of the kernel's source. Records of another source may hold names and values that it has no more.
+    pub source_hash: String,
 }
 
 /// What a const parameter may be.
@@ -28,7 +30,11 @@ pub enum ConstRule {
 impl Schema {
     /// The schema of a kernel whose problem has the sizes given. A size whose declared candidates are all powers
     /// of two is taken for a tile's dimension.
-    pub fn new(kernel: &Function, sizes: impl IntoIterator<Item = &'static str>) -> Schema {
+    pub fn new(
+        kernel: &Function,
+        sizes: impl IntoIterator<Item = &'static str>,
+        source_hash: String,
+    ) -> Schema {
         let rule = |name: &str, values: &[i64]| {
             let constant = kernel.const_params.iter().find(|c| c.name == name)?;
             let is_tile = values.iter().all(|v| *v > 0 && v & (v - 1) == 0);
@@ -44,7 +50,8 @@ impl Schema {
             .iter()
             .filter_map(|a| Some((a.name.clone(), rule(&a.name, &a.values)?)))
             .collect();
-        Schema { kernel: kernel.name.clone(), consts, sizes: sizes.into_iter().map(str::to_owned).collect() }
+        let sizes = sizes.into_iter().map(str::to_owned).collect();
+        Schema { kernel: kernel.name.clone(), consts, sizes, source_hash }
     }
 
     /// The names a configuration may set.

@@ -83,7 +83,8 @@ impl Subject {
 
     /// What the kernel's tables may hold.
     pub fn schema(&self) -> Schema {
-        Schema::new(self.contract.kernel().ast(), self.contract.sizes().iter().map(|s| s.name))
+        let sizes = self.contract.sizes().iter().map(|s| s.name);
+        Schema::new(self.contract.kernel().ast(), sizes, self.source_hash())
     }
 
     /// The bucket of the problem.

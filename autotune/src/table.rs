@@ -59,24 +59,9 @@ struct RawRecord {
 }
 
 impl RawRecord {
-    fn check(&self, schema: &Schema, file: &Source, span: &std::ops::Range<usize>) -> Result<(), FileError> {
-        for (name, value) in &self.config {
-            if !schema.names().any(|n| n == name.get_ref()) {
-                return Err(unknown(file, name, "config", &schema.names().collect::<Vec<_>>()));
-            }
-            if let Some(allowed) = schema.complaint(name.get_ref(), *value.get_ref()) {
-                return Err(file.value_error(&value.span(), name.get_ref(), value.get_ref(), allowed));
-            }
-        }
+    /// That it has the evidence its provenance asks for, and extents that can be.
+    fn check(&self, file: &Source, span: &std::ops::Range<usize>) -> Result<(), FileError> {
         for (name, extent) in &self.shape {
-            if !schema.sizes.contains(name.get_ref()) {
-                return Err(unknown(
-                    file,
-                    name,
-                    "shape",
-                    &schema.sizes.iter().map(String::as_str).collect::<Vec<_>>(),
-                ));
-            }
             if extent.get_ref().first > extent.get_ref().last {
                 let allowed = "[first, last] with first at most last";
                 return Err(file.value_error(&extent.span(), name.get_ref(), extent.get_ref(), allowed));
@@ -96,6 +81,23 @@ impl RawRecord {
             return Err(file.value_error(span, field, "absent", allowed));
         }
         Ok(())
+    }
+
+    /// That the kernel has its names, and its values are ones they can have.
+    fn check_names(&self, schema: &Schema, file: &Source) -> Result<(), FileError> {
+        for (name, value) in &self.config {
+            if !schema.names().any(|n| n == name.get_ref()) {
+                return Err(unknown(file, name, "config", &schema.names().collect::<Vec<_>>()));
+            }
+            if let Some(allowed) = schema.complaint(name.get_ref(), *value.get_ref()) {
+                return Err(file.value_error(&value.span(), name.get_ref(), value.get_ref(), allowed));
+            }
+        }
+        let sizes: Vec<&str> = schema.sizes.iter().map(String::as_str).collect();
+        match self.shape.keys().find(|name| !sizes.contains(&name.get_ref().as_str())) {
+            Some(name) => Err(unknown(file, name, "shape", &sizes)),
+            None => Ok(()),
+        }
     }
 
     fn into_record(self) -> Record {
@@ -144,7 +146,8 @@ impl Table {
     ///
     /// # Errors
     /// With file and line, for unknown fields, wrong types and values that cannot be. `fits` judges whether a
-    /// configuration can run on the target at all: it gives the reason why not.
+    /// configuration can run on the target at all: it gives the reason why not. Of stale records, which nobody uses,
+    /// neither names nor values are judged.
     pub fn load(
         path: &Path,
         target: &str,
@@ -185,10 +188,14 @@ impl Table {
         for entry in raw.record {
             let span = entry.span();
             let entry = entry.into_inner();
-            entry.check(schema, file, &span)?;
+            entry.check(file, &span)?;
+            let is_stale = entry.source_hash.as_ref().is_some_and(|hash| *hash != schema.source_hash);
+            if !is_stale {
+                entry.check_names(schema, file)?;
+            }
             let at = entry.config.values().next().map_or(span.clone(), Spanned::span);
             let record = entry.into_record();
-            if let Some(misfit) = fits(&record) {
+            if let Some(misfit) = Some(&record).filter(|_| !is_stale).and_then(fits) {
                 return Err(file.value_error(&at, "config", misfit.found, misfit.allowed));
             }
             records.push(record);
