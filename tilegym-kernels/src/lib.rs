@@ -4,6 +4,7 @@
 //! them by name.
 
 mod activations;
+mod attention;
 mod check;
 mod gated;
 mod kernels;
@@ -17,6 +18,8 @@ pub use kernels::decode_attention::{decode_attention, decode_merge, num_splits};
 pub use kernels::decode_attention_contract::DecodeAttentionContract;
 pub use kernels::decode_attention_host::{CacheElement, DecodeAttention, DecodeError, DecodeSizes, KvCache};
 pub use kernels::fmha::{FmhaContract, fmha};
+pub use kernels::fmha_extended::{FmhaExtendedContract, fmha_extended};
+pub use kernels::fmha_varlen::{FmhaVarlenContract, fmha_varlen};
 pub use kernels::gelu_and_mul::{GELU_AND_MUL, gelu_and_mul};
 pub use kernels::layer_norm::{LayerNormContract, layer_norm};
 pub use kernels::linear::{LinearContract, linear};

@@ -1,5 +1,6 @@
 //! Prefill attention.
 
+use crate::attention::{self, Scoring, normalize, online_softmax};
 use indexmap::{IndexMap, indexmap};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
@@ -18,12 +19,13 @@ use tile::{Config, DType};
 /// sees no key gives zeros. A NaN in a query or a visible key gives NaN in that query's row.
 ///
 /// # Shapes
-/// q, out `[batch, heads, seq_q, HEAD_DIM]`; k, v `[batch, kv_heads, seq_k, HEAD_DIM]`; heads a multiple of
-/// kv_heads, each kv head serving `heads / kv_heads` neighbouring heads
+/// q, out `[batch, heads, seq_q, dim]`; k, v `[batch, kv_heads, seq_k, dim]`, dim at most `HEAD_DIM`; heads a multiple
+/// of kv_heads, each kv head serving `heads / kv_heads` neighbouring heads
 /// # Grid
 /// `[ceil(seq_q / TILE_M), heads, batch]`
 /// # Dtypes
-/// f16 | bf16 | f32 (tf32 on tensor cores); `scale` is positive
+/// q, k, v f16 | bf16 | f32 (tf32 on tensor cores) | f8E4M3FN, whose weights and values are multiplied as out's dtype;
+/// out f16 | bf16 | f32; `scale` is positive
 #[tile_kernel(tune(
     TILE_M in [64, 32, 128, 256],
     TILE_N in [64, 32, 128],
@@ -32,11 +34,18 @@ use tile::{Config, DType};
     occupancy in [1, 2]
     where TILE_M >= 16 * num_warps, TILE_M <= 32 * num_warps
 ))]
-pub fn fmha<T: Float, const HEAD_DIM: usize, const TILE_M: usize, const TILE_N: usize, const CAUSAL: bool>(
+pub fn fmha<
+    T: Factor,
+    O: Float,
+    const HEAD_DIM: usize,
+    const TILE_M: usize,
+    const TILE_N: usize,
+    const CAUSAL: bool,
+>(
     q: Tensor<T, 4>,
     k: Tensor<T, 4>,
     v: Tensor<T, 4>,
-    out: TensorMut<T, 4>,
+    out: TensorMut<O, 4>,
     scale: f32,
 ) {
     let m = program_id(0);
@@ -65,19 +74,13 @@ pub fn fmha<T: Float, const HEAD_DIM: usize, const TILE_M: usize, const TILE_N: 
         let hidden = full::<f32>([TILE_M, TILE_N], f32::NEG_INFINITY);
         let scores = select(cols.le(limit), dots * scale_log2, hidden);
 
-        let new_max = maximum(row_max, scores.reduce_max(1));
-        // A row that has seen no key yet has a maximum of -inf; subtracting 0 instead keeps its weights 0.
-        let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([TILE_M, 1]), new_max);
-        let weights = (scores - base).exp2();
-        let rescale = (row_max - base).exp2();
-        row_sum = row_sum * rescale + weights.reduce_sum(1);
+        let (weights, rescale, new_max, new_sum) = online_softmax(scores, row_max, row_sum);
+        (row_max, row_sum) = (new_max, new_sum);
         let values = v.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
-        acc = mma(weights.cast::<T>(), values, acc * rescale);
-        row_max = new_max;
+        acc = mma(weights.cast::<O>(), values.cast::<O>(), acc * rescale);
     }
-    let total = select(row_sum.eq(0.0), full::<f32>([TILE_M, 1], 1.0), row_sum);
-    let result = (acc / total).cast::<T>().reshape([1, 1, TILE_M, HEAD_DIM]);
-    out.store([batch, head, m, 0], result);
+    let result = normalize(acc, row_sum).cast::<O>();
+    out.store([batch, head, m, 0], result.reshape([1, 1, TILE_M, HEAD_DIM]));
 }
 
 /// The contract of [`fmha`], with `scale = 1 / sqrt(head_dim)`.
@@ -91,7 +94,7 @@ const SIZES: &[SizeSpec] = &[
     SizeSpec { name: "kv_heads", default: 32, exact: false, doc: "key and value heads; divides heads" },
     SizeSpec { name: "seq_q", default: 4096, exact: false, doc: "queries a sequence" },
     SizeSpec { name: "seq_k", default: 4096, exact: false, doc: "keys a sequence" },
-    SizeSpec { name: "head_dim", default: 128, exact: true, doc: "elements of a head: 64 or 128" },
+    SizeSpec { name: "head_dim", default: 128, exact: true, doc: "elements of a head: 64, 96, 128 or 256" },
     SizeSpec {
         name: "causal",
         default: 1,
@@ -116,7 +119,7 @@ impl Contract for FmhaContract {
     }
 
     fn dtypes(&self) -> &'static [DType] {
-        &[DType::BF16, DType::F16, DType::F32]
+        crate::products::DTYPES
     }
 
     fn check(&self, p: &Problem) -> Result<(), ContractError> {
@@ -125,8 +128,8 @@ impl Contract for FmhaContract {
         let size = |name: &str, reason: String| {
             Err(ContractError::Size { name: name.to_owned(), value: p.sizes[name], reason })
         };
-        if ![64, 128].contains(&p.size("head_dim")) {
-            return size("head_dim", "fmha is written for head_dim 64 and 128".into());
+        if !attention::HEAD_DIMS.contains(&p.size("head_dim")) {
+            return size("head_dim", format!("fmha is written for {:?}", attention::HEAD_DIMS));
         }
         if !p.size("heads").is_multiple_of(p.size("kv_heads")) {
             return size("heads", format!("a multiple of kv_heads = {}", p.size("kv_heads")));
@@ -165,14 +168,15 @@ impl Contract for FmhaContract {
         let (batch, head_dim) = (p.size("batch"), p.size("head_dim"));
         let queries = vec![batch, p.size("heads"), p.size("seq_q"), head_dim];
         let keys = vec![batch, p.size("kv_heads"), p.size("seq_k"), head_dim];
-        let spec =
-            |name, shape: &[usize], role| TensorSpec { name, dtype: p.dtype, shape: shape.to_vec(), role };
-        vec![
-            spec("q", &queries, Role::Input),
-            spec("k", &keys, Role::Input),
-            spec("v", &keys, Role::Input),
-            spec("out", &queries, Role::Output),
-        ]
+        let input = |name, shape: &[usize]| TensorSpec {
+            name,
+            dtype: p.dtype,
+            shape: shape.to_vec(),
+            role: Role::Input,
+        };
+        let dtype = crate::products::out_dtype(p);
+        let (q, k, v) = (input("q", &queries), input("k", &keys), input("v", &keys));
+        vec![q, k, v, TensorSpec { name: "out", dtype, shape: queries, role: Role::Output }]
     }
 
     fn scalars(&self, p: &Problem) -> Vec<ScalarValue> {
@@ -180,11 +184,11 @@ impl Contract for FmhaContract {
     }
 
     fn consts(&self, p: &Problem) -> IndexMap<String, i64> {
-        indexmap! { "HEAD_DIM".to_owned() => p.sizes["head_dim"], "CAUSAL".to_owned() => p.sizes["causal"] }
+        indexmap! { "HEAD_DIM".to_owned() => attention::padded_dim(p), "CAUSAL".to_owned() => p.sizes["causal"] }
     }
 
     fn dtype_bindings(&self, p: &Problem) -> IndexMap<String, DType> {
-        indexmap! { "T".to_owned() => p.dtype }
+        indexmap! { "T".to_owned() => p.dtype, "O".to_owned() => crate::products::out_dtype(p) }
     }
 
     fn grid(&self, p: &Problem, config: &Config) -> [usize; 3] {
@@ -193,11 +197,8 @@ impl Contract for FmhaContract {
 
     fn flops(&self, p: &Problem) -> f64 {
         let (seq_q, seq_k) = (p.size("seq_q"), p.size("seq_k"));
-        let pairs: usize = if p.switch("causal") {
-            (0..seq_q).map(|i| visible_keys(i, seq_q, seq_k)).sum()
-        } else {
-            seq_q * seq_k
-        };
+        let visible = |i| attention::visible(i, [seq_q, seq_k], p.switch("causal"), None).len();
+        let pairs: usize = (0..seq_q).map(visible).sum();
         4.0 * (p.size("batch") * p.size("heads") * p.size("head_dim")) as f64 * pairs as f64
     }
 
@@ -208,11 +209,10 @@ impl Contract for FmhaContract {
         let (q, k, v) = (&inputs[0], &inputs[1], &inputs[2]);
         let row = |index: usize| -> Vec<f64> {
             let (batch, head, i) = (index / (heads * seq_q), index / seq_q % heads, index % seq_q);
-            let query = &q[index * dim..][..dim];
-            let first = (batch * kv_heads + head / group) * seq_k * dim;
-            let (keys, values) = (&k[first..][..seq_k * dim], &v[first..][..seq_k * dim]);
-            let visible = if p.switch("causal") { visible_keys(i, seq_q, seq_k) } else { seq_k };
-            attend(query, &keys[..visible * dim], &values[..visible * dim])
+            let first = (batch * kv_heads + head / group) * seq_k;
+            let visible = attention::visible(i, [seq_q, seq_k], p.switch("causal"), None);
+            let (key, value) = (|j| &k[(first + j) * dim..][..dim], |j| &v[(first + j) * dim..][..dim]);
+            attention::attend(&q[index * dim..][..dim], visible, key, value, Scoring::default()).0
         };
         vec![(0..p.size("batch") * heads * seq_q).into_par_iter().flat_map_iter(row).collect()]
     }
@@ -222,34 +222,6 @@ impl Contract for FmhaContract {
     }
 
     fn default_config(&self, p: &Problem) -> Config {
-        // f32 fragments take twice the registers: narrower blocks of keys keep them from spilling.
-        let tile_n = if p.dtype == DType::F32 { 32 } else { 64 };
-        crate::check::config(&[("TILE_M", 64), ("TILE_N", tile_n)], 4, 2, 1)
+        attention::default_config(p)
     }
-}
-
-/// How many keys query `i` sees when queries are aligned to the end of the keys.
-fn visible_keys(i: usize, seq_q: usize, seq_k: usize) -> usize {
-    (i + 1 + seq_k).saturating_sub(seq_q).min(seq_k)
-}
-
-/// One row of attention: two passes, weights kept whole.
-fn attend(query: &[f64], keys: &[f64], values: &[f64]) -> Vec<f64> {
-    let dim = query.len();
-    let scale = 1.0 / (dim as f64).sqrt();
-    let scores: Vec<f64> = keys.chunks(dim).map(|key| crate::oracle::dot(query, key) * scale).collect();
-    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let mut out = vec![0.0; dim];
-    let mut total = 0.0;
-    for (score, value) in scores.iter().zip(values.chunks(dim)) {
-        let weight = (score - max).exp();
-        total += weight;
-        for (o, x) in out.iter_mut().zip(value) {
-            *o += weight * x;
-        }
-    }
-    if total > 0.0 {
-        out.iter_mut().for_each(|o| *o /= total);
-    }
-    out
 }

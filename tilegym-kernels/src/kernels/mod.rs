@@ -4,6 +4,8 @@ pub mod decode_attention;
 pub mod decode_attention_contract;
 pub mod decode_attention_host;
 pub mod fmha;
+pub mod fmha_extended;
+pub mod fmha_varlen;
 pub mod gelu_and_mul;
 pub mod layer_norm;
 pub mod linear;

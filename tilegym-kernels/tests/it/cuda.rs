@@ -8,8 +8,9 @@ use tile::contract::{Contract, Problem, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
 use tile::{Config, Device};
 use tilegym_kernels::{
-    FmhaContract, GELU_AND_MUL, LayerNormContract, LinearContract, MatmulBatchedContract, MatmulContract,
-    RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract, SplitkReduceContract,
+    FmhaContract, FmhaExtendedContract, FmhaVarlenContract, GELU_AND_MUL, LayerNormContract, LinearContract,
+    MatmulBatchedContract, MatmulContract, RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract,
+    SplitkReduceContract,
 };
 use tilegym_kernels::{Nvfp4GemmContract, Nvfp4QuantizeContract};
 
@@ -87,7 +88,7 @@ fn fmha_agrees_with_its_reference() {
     for (heads, kv_heads, seq_q, seq_k) in
         [(1, 1, 9, 9), (4, 4, 256, 256), (8, 2, 33, 70), (4, 1, 1, 63), (2, 2, 511, 511)]
     {
-        for head_dim in [64, 128] {
+        for head_dim in [64, 96, 128, 256] {
             for causal in [0, 1] {
                 let sizes = [
                     ("batch", 2),
@@ -100,6 +101,26 @@ fn fmha_agrees_with_its_reference() {
                 ];
                 agree(&device, &FmhaContract, &sizes, &[]);
             }
+        }
+    }
+}
+
+#[test]
+fn fmha_variants_agree_with_their_references() {
+    let Some(device) = gpu("fmha_variants_agree_with_their_references") else { return };
+    for (head_dim, seq_q, seq_k) in [(64, 33, 70), (96, 200, 200), (128, 300, 511), (256, 70, 130)] {
+        let shared = [("heads", 4), ("kv_heads", 2), ("head_dim", head_dim)];
+        let lens = [("batch", 2), ("seq_q", seq_q), ("seq_k", seq_k)];
+        for bits in 0..16 {
+            let bit = |i: i64| bits >> i & 1;
+            let switches =
+                [("causal", bit(0)), ("window", 40 * bit(1)), ("soft_cap", bit(2)), ("sinks", bit(3))];
+            agree(&device, &FmhaExtendedContract, &[&shared[..], &lens, &switches].concat(), &[]);
+        }
+        let packed = [("batch", 5), ("max_seq_q", 2 * seq_q), ("total_q", 3 * seq_q), ("total_k", 4 * seq_k)];
+        for (causal, window) in [(0, 0), (1, 0), (1, 40)] {
+            let switches = [("causal", causal), ("window", window)];
+            agree(&device, &FmhaVarlenContract, &[&shared[..], &packed, &switches].concat(), &[]);
         }
     }
 }

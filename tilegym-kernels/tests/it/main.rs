@@ -1,6 +1,7 @@
 //! Every kernel against its reference.
 
 mod agreement;
+mod attention;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod decode_attention;

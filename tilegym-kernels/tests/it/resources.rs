@@ -31,6 +31,7 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
         "fmha" => [64, 128]
             .into_iter()
             .flat_map(|dim| [0, 1].map(|causal| vec![("head_dim", dim), ("causal", causal)]))
+            .chain([vec![("head_dim", 256), ("causal", 1)]])
             .collect(),
         "decode_attention" => {
             let caches = [(0, 0), (0, 64), (1, 16)];
@@ -47,6 +48,10 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
             .collect(),
         "nvfp4_gemm_scaled" => [0, 1].map(|order| vec![("scales_128x4", order)]).to_vec(),
         "nvfp4_quantize" => [0, 1].map(|order| vec![("scales_128x4", order)]).to_vec(),
+        "fmha_varlen" => [128, 256].map(|dim| vec![("head_dim", dim), ("causal", 1)]).to_vec(),
+        "fmha_extended" => [128, 256]
+            .map(|dim| vec![("head_dim", dim), ("window", 1024), ("soft_cap", 1), ("sinks", 1)])
+            .to_vec(),
         "matmul" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
         "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
         "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),
