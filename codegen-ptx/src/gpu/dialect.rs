@@ -94,7 +94,8 @@ impl Smem {
 
     /// Slots for row-major tiles cut into panels of one swizzled span.
     pub fn panels(rows: usize, cols: usize, dtype: DType, slots: usize) -> Smem {
-        let layout = SharedLayout::panels(rows, cols, (dtype.bits() as usize).div_ceil(8));
+        let bits = dtype.bits() as usize;
+        let layout = SharedLayout::panels(rows, cols / Smem::per_byte(dtype), bits.div_ceil(8));
         Smem { dtype, layout, slots }
     }
 
