@@ -171,7 +171,7 @@ pub fn paged<T: Element, const TILE: usize>(
     }
     let lanes = iota(TILE);
     let last = rows.slice(0, rows.dim(0).saturating_sub(1), 1);
-    last.scatter([lanes * 0, lanes * 2], full::<f32>([TILE], (end - start) as f32));
+    last.scatter([zeros::<i32>([TILE]), lanes * 2], full::<f32>([TILE], (end - start) as f32));
 }
 
 /// One value of one run, for either side.
