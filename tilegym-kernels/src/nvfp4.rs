@@ -67,7 +67,7 @@ impl Magnitudes {
             std::cmp::Ordering::Less => a,
             std::cmp::Ordering::Greater => b,
             std::cmp::Ordering::Equal => {
-                if a % 2 == 0 {
+                if a.is_multiple_of(2) {
                     a
                 } else {
                     b

@@ -273,11 +273,11 @@ mod tests {
             }
             // Both operands hold the same positions in the same step and lane.
             let steps = |layout: &LinearLayout, dim: usize, half: usize| -> Vec<u32> {
-                let within = (32 / dtype.bits()) as u32;
+                let within = 32 / dtype.bits();
                 let register = |r: u32| {
-                    r % within
-                        | r / within % 2 << half
-                        | r / within / 2 * within * 2 << (half - within.trailing_zeros() as usize)
+                    (r % within)
+                        | ((r / within % 2) << half)
+                        | ((r / within / 2 * within * 2) << (half - within.trailing_zeros() as usize))
                 };
                 (0..(k / 4) as u32).map(|r| layout.apply(register(r), 3, 0)[dim]).collect()
             };

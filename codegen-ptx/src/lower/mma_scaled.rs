@@ -90,8 +90,8 @@ impl<'c> Lowering<'c> {
         c: &[Val<'c>],
         scales: [Val<'c>; 2],
     ) -> Vec<Val<'c>> {
-        let of_rows = [0, 1].map(|odd| self.from_quad(scales[0], odd));
-        let of_column = self.from_quad(scales[1], 0);
+        let of_rows = [0, 1].map(|odd| self.word_of_quad(scales[0], odd));
+        let of_column = self.word_of_quad(scales[1], 0);
         let mut sums = c.to_vec();
         for half in 0..2 {
             let rows = [0, 1].map(|i| self.scaled_pairs(a[2 * half + i], of_rows[i], half));
@@ -105,7 +105,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// What lane `number` of this lane's four holds.
-    fn from_quad(&mut self, word: Val<'c>, number: i64) -> Val<'c> {
+    fn word_of_quad(&mut self, word: Val<'c>, number: i64) -> Val<'c> {
         let lane = self.e.lane();
         let e = &mut self.e;
         let lane = e.in_prologue(|e| {

@@ -80,7 +80,7 @@ fn scaled(elements: &Read<F4E2M1FN>, scales: &Read<F8E4M3FN>, summed: usize) -> 
     };
     let mut expected = wide.shape.to_vec();
     expected[summed] /= GROUP;
-    if scales.shape[..] != expected[..] || wide.shape[summed] % GROUP != 0 {
+    if scales.shape[..] != expected[..] || !wide.shape[summed].is_multiple_of(GROUP) {
         fault(KernelError::Scales { operand: wide.shape.to_vec(), scales: scales.shape.to_vec(), summed });
     }
     let groups = expected[1];
