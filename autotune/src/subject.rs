@@ -242,12 +242,15 @@ pub fn label(config: &Config) -> String {
     values(config).iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// The values of a configuration in the order they are printed; `num_ctas` and
-/// `warp_specialize` only where they are not 1.
+/// The values of a configuration in the order they are printed; `num_ctas` and switches only where they are not the
+/// default.
 pub fn values(config: &Config) -> IndexMap<String, i64> {
     let options =
         Config::LAUNCH_OPTIONS.into_iter().filter_map(|name| Some((name.to_owned(), config.get(name)?)));
-    let options = options
-        .filter(|(name, value)| !matches!(name.as_str(), "num_ctas" | "warp_specialize") || *value != 1);
+    let default = Config::default();
+    let is_said = |name: &str, value: i64| {
+        !(name == "num_ctas" || Config::is_switch(name)) || default.get(name) != Some(value)
+    };
+    let options = options.filter(|(name, value)| is_said(name, *value));
     config.consts.iter().map(|(name, value)| (name.clone(), *value)).chain(options).collect()
 }

@@ -3,7 +3,7 @@
 use crate::error::LowerError;
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::launch::{LaunchNeeds, TensorMap};
-use crate::gpu::passes::{PassContext, Remark, run_passes};
+use crate::gpu::passes::{PassContext, Remark, Switches, run_passes};
 use crate::llvm::LlvmModule;
 use crate::lower::{Check, LowerOptions, LoweredKernel, lower_to_llvm};
 use crate::target::Target;
@@ -27,8 +27,8 @@ pub struct CompileOptions {
     pub occupancy: u32,
     /// CTAs of a cluster; only 1 is supported.
     pub num_ctas: u32,
-    /// Whether loops' copies may be given to a warp of their own, where the target can.
-    pub warp_specialize: bool,
+    /// Which passes may run, where the target has them.
+    pub switches: Switches,
     /// Facts about each tensor argument in order. A launch must check them.
     pub facts: Vec<TensorFacts>,
     /// Keep the text of every stage.
@@ -48,7 +48,7 @@ impl CompileOptions {
             num_stages: config.num_stages,
             occupancy: config.occupancy,
             num_ctas: config.num_ctas,
-            warp_specialize: config.warp_specialize,
+            switches: Switches::of(config),
             facts,
             keep_stages: false,
         }
@@ -185,7 +185,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         num_warps: options.num_warps as usize,
         num_stages: options.num_stages as usize,
         occupancy: options.occupancy as usize,
-        warp_specialize: options.warp_specialize,
+        switches: options.switches,
         facts: options.facts.clone(),
         remarks: Vec::new(),
     };

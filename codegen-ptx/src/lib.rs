@@ -18,5 +18,6 @@ pub use compile::{CompileOptions, Compiled, Timing, compile, with_context};
 pub use error::LowerError;
 pub use gpu::facts::TensorFacts;
 pub use gpu::launch::TensorMap;
+pub use gpu::passes::Switches;
 pub use ptxas::{Ptxas, PtxasError, Report};
 pub use target::Target;

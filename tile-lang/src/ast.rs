@@ -364,8 +364,7 @@ pub struct TuneSpace {
 /// One axis of a tuning space.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TuneAxis {
-    /// A const parameter (`TILE_M`) or one of `num_warps`, `num_stages`, `occupancy`, `num_ctas`,
-    /// `warp_specialize`.
+    /// A const parameter (`TILE_M`) or a launch option, one of [`Config::LAUNCH_OPTIONS`](crate::Config).
     pub name: String,
     /// Candidates in the order written; bools are 0 and 1. The first is the default.
     pub values: Vec<i64>,

@@ -22,6 +22,14 @@ pub struct Config {
     pub num_ctas: u32,
     /// Whether copies may have a warp of their own, on targets where that helps.
     pub warp_specialize: bool,
+    /// Whether masks are applied only in those iterations of a loop that need them.
+    pub split_masks: bool,
+    /// Whether warpgroups take turns at the tensor cores, on targets that have warpgroups.
+    pub ping_pong: bool,
+    /// Whether blocks are stored as bulk copies out of shared memory, on targets that have them.
+    pub bulk_stores: bool,
+    /// Whether as many CTAs as are resident at once walk over all programs.
+    pub persistent: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -37,6 +45,10 @@ impl Default for Config {
             occupancy: 1,
             num_ctas: 1,
             warp_specialize: true,
+            split_masks: true,
+            ping_pong: false,
+            bulk_stores: true,
+            persistent: false,
             tuned_for: None,
         }
     }
@@ -44,8 +56,22 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 5] =
-        ["num_warps", "num_stages", "occupancy", "num_ctas", "warp_specialize"];
+    pub const LAUNCH_OPTIONS: [&'static str; 9] = [
+        "num_warps",
+        "num_stages",
+        "occupancy",
+        "num_ctas",
+        "warp_specialize",
+        "split_masks",
+        "ping_pong",
+        "bulk_stores",
+        "persistent",
+    ];
+
+    /// Whether a launch option is a switch, which is 0 or 1.
+    pub fn is_switch(name: &str) -> bool {
+        Config::LAUNCH_OPTIONS[4..].contains(&name)
+    }
 
     /// A const parameter or launch option by name.
     pub fn get(&self, name: &str) -> Option<i64> {
@@ -55,6 +81,10 @@ impl Config {
             "occupancy" => Some(self.occupancy.into()),
             "num_ctas" => Some(self.num_ctas.into()),
             "warp_specialize" => Some(self.warp_specialize.into()),
+            "split_masks" => Some(self.split_masks.into()),
+            "ping_pong" => Some(self.ping_pong.into()),
+            "bulk_stores" => Some(self.bulk_stores.into()),
+            "persistent" => Some(self.persistent.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -67,6 +97,10 @@ impl Config {
             "occupancy" => self.occupancy = value as u32,
             "num_ctas" => self.num_ctas = value as u32,
             "warp_specialize" => self.warp_specialize = value != 0,
+            "split_masks" => self.split_masks = value != 0,
+            "ping_pong" => self.ping_pong = value != 0,
+            "bulk_stores" => self.bulk_stores = value != 0,
+            "persistent" => self.persistent = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

@@ -191,6 +191,14 @@ impl Parts<'_> {
                 pub num_ctas: ::core::primitive::u32,
                 /// Whether copies may have a warp of their own, on targets where that helps.
                 pub warp_specialize: ::core::primitive::bool,
+                /// Whether masks are applied only in those iterations of a loop that need them.
+                pub split_masks: ::core::primitive::bool,
+                /// Whether warpgroups take turns at the tensor cores, on targets that have warpgroups.
+                pub ping_pong: ::core::primitive::bool,
+                /// Whether blocks are stored as bulk copies out of shared memory, on targets that have them.
+                pub bulk_stores: ::core::primitive::bool,
+                /// Whether as many CTAs as are resident at once walk over all programs.
+                pub persistent: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -213,6 +221,10 @@ impl Parts<'_> {
                         occupancy: self.occupancy,
                         num_ctas: self.num_ctas,
                         warp_specialize: self.warp_specialize,
+                        split_masks: self.split_masks,
+                        ping_pong: self.ping_pong,
+                        bulk_stores: self.bulk_stores,
+                        persistent: self.persistent,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -222,10 +234,16 @@ impl Parts<'_> {
 
                 fn values(&self, mut #sink: impl ::core::ops::FnMut(::core::primitive::u64)) {
                     // Every field: one that is left out does not compile.
-                    let Config { #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, tuned_for } = *self;
+                    let Config {
+                        #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, split_masks, ping_pong,
+                        bulk_stores, persistent, tuned_for
+                    } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
-                    for option in [num_warps, num_stages, occupancy, num_ctas, ::core::primitive::u32::from(warp_specialize)] {
+                    for option in [num_warps, num_stages, occupancy, num_ctas] {
                         #sink(option.into());
+                    }
+                    for switch in [warp_specialize, split_masks, ping_pong, bulk_stores, persistent] {
+                        #sink(switch.into());
                     }
                     #sink(tuned_for.map_or(0, |name| name.as_ptr().addr() as ::core::primitive::u64));
                 }
@@ -238,6 +256,10 @@ impl Parts<'_> {
                         occupancy: config.occupancy,
                         num_ctas: config.num_ctas,
                         warp_specialize: config.warp_specialize,
+                        split_masks: config.split_masks,
+                        ping_pong: config.ping_pong,
+                        bulk_stores: config.bulk_stores,
+                        persistent: config.persistent,
                         tuned_for: config.tuned_for,
                     }
                 }

@@ -3,10 +3,12 @@
 use crate::support::assembler;
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::{
-    CompileOptions, Compiled, LowerError, PtxasError, Report, Target, TensorFacts, compile, with_context,
+    CompileOptions, Compiled, LowerError, PtxasError, Report, Switches, Target, TensorFacts, compile,
+    with_context,
 };
 use tile_ir::Module;
 use tile_ir::types::{args_of, type_of, view_of};
+use tile_lang::Config;
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
@@ -19,7 +21,7 @@ fn options(target: &str, num_stages: u32) -> CompileOptions {
         num_stages,
         occupancy: 1,
         num_ctas: 1,
-        warp_specialize: false,
+        switches: Switches { warp_specialize: false, ..Switches::of(&Config::default()) },
         facts: Vec::new(),
         keep_stages: true,
     }
@@ -81,7 +83,8 @@ fn copies_and_products_are_asynchronous_on_hopper() {
     {
         let num_warps = if name == "fmha" { 8 } else { 4 };
         for warp_specialize in [false, true] {
-            let options = CompileOptions { num_warps, warp_specialize, ..options("sm_90", 2) };
+            let switches = Switches { warp_specialize, ..Switches::of(&Config::default()) };
+            let options = CompileOptions { num_warps, switches, ..options("sm_90", 2) };
             let compiled = build(&kernel, options, true).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(compiled.tensor_maps.is_empty(), !warp_specialize, "{name}");
             let Some((report, sass)) = assemble(&compiled) else { continue };

@@ -4,13 +4,13 @@ use crate::support::{facts, kernel};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{PassContext, run_passes};
+use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::target::Target;
 use tile_ir::types::{name_of, nested_ops};
 use tile_ir::{Module, TileContext};
-use tile_lang::DType;
+use tile_lang::{Config, DType};
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
@@ -23,7 +23,7 @@ fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Mod
         num_warps: 4,
         num_stages: 3,
         occupancy: 1,
-        warp_specialize: true,
+        switches: Switches::of(&Config::default()),
         facts: facts(module, true),
         remarks: Vec::new(),
     };
@@ -98,7 +98,7 @@ fn what_allows_no_bulk_copies_says_why() {
         );
         assert_eq!(LaunchNeeds::of(&module), LaunchNeeds::default());
     }
-    let (module, _) = lower(&parse(&context, MATMUL), |cx| cx.warp_specialize = false);
+    let (module, _) = lower(&parse(&context, MATMUL), |cx| cx.switches.warp_specialize = false);
     assert_eq!(LaunchNeeds::of(&module), LaunchNeeds::default());
     assert_eq!(
         count(&module, |op| matches!(op, GpuOp::FenceAsync)),

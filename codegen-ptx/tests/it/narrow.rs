@@ -1,8 +1,8 @@
 //! Kernels over 4-bit elements, down to machine code for every target.
 
 use crate::support::{assembler, facts, kernel};
-use codegen_ptx::{CompileOptions, Compiled, Target, compile, with_context};
-use tile_lang::DType;
+use codegen_ptx::{CompileOptions, Compiled, Switches, Target, compile, with_context};
+use tile_lang::{Config, DType};
 
 /// A kernel of the zoo for a target, with its machine code where there is an assembler.
 fn build(
@@ -20,7 +20,7 @@ fn build(
             num_stages: 3,
             occupancy: 1,
             num_ctas: 1,
-            warp_specialize: false,
+            switches: Switches { warp_specialize: false, ..Switches::of(&Config::default()) },
             facts: facts(&module, aligned),
             keep_stages: false,
         };

@@ -3,13 +3,13 @@
 use crate::support::{facts, kernel};
 use codegen_ptx::gpu::dialect::{self, Smem, layout_of};
 use codegen_ptx::gpu::ops::{GpuOp, MmaOperand};
-use codegen_ptx::gpu::passes::{Pass, PassContext, PassError, run_passes};
+use codegen_ptx::gpu::passes::{Pass, PassContext, PassError, Switches, run_passes};
 use codegen_ptx::layout::{Conversion, conversion};
 use codegen_ptx::target::Target;
 use melior::ir::operation::OperationLike;
 use tile_ir::types::{Op, args_of, blocks_of, int_attr, name_of, nested_ops, ops_of, results_of, type_of};
 use tile_ir::{Module, TileContext};
-use tile_lang::DType;
+use tile_lang::{Config, DType};
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
@@ -34,7 +34,7 @@ fn lower<'c>(module: &Module<'c>, settings: Settings) -> Result<(Module<'c>, Vec
         num_warps: settings.num_warps,
         num_stages: settings.num_stages,
         occupancy: settings.occupancy,
-        warp_specialize: false,
+        switches: Switches { warp_specialize: false, ..Switches::of(&Config::default()) },
         facts: facts(module, settings.aligned),
         remarks: Vec::new(),
     };

@@ -51,8 +51,8 @@ pub fn mma<T: Element>(lhs: Tile<T>, rhs: Tile<T>, acc: Tile<f32>) -> Tile<f32> 
 /// # Example
 /// ```
 /// use tile::prelude::*;
-/// let (ones, twos) = (ones::<F4E2M1FN>([1, 16]), ones::<F8E4M3FN>([1, 1]));
-/// let twos = (twos.cast::<f32>() * 2.0).cast::<F8E4M3FN>();
+/// let ones = ones::<f32>([1, 16]).cast::<F4E2M1FN>();
+/// let twos = full::<f32>([1, 1], 2.0).cast::<F8E4M3FN>();
 /// assert_eq!(mma_scaled(ones, twos, ones.t(), twos, zeros::<f32>([1, 1])).to_vec(), [64.0]);
 /// ```
 #[track_caller]

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use tile_ir::Module;
 use tile_ir::context::Place;
-use tile_lang::DType;
+use tile_lang::{Config, DType};
 
 /// A rewrite of a whole module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -92,6 +92,29 @@ impl fmt::Display for Pass {
     }
 }
 
+/// Which of the passes that a configuration chooses may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Switches {
+    /// Copies of loops may have a warp of their own.
+    pub warp_specialize: bool,
+    /// Masks are applied only in iterations that need them.
+    pub split_masks: bool,
+    /// Warpgroups take turns at the tensor cores.
+    pub ping_pong: bool,
+    /// Blocks are stored as bulk copies out of shared memory.
+    pub bulk_stores: bool,
+    /// As many CTAs as are resident at once walk over all programs.
+    pub persistent: bool,
+}
+
+impl Switches {
+    /// The switches of a configuration.
+    pub fn of(config: &Config) -> Switches {
+        let Config { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, .. } = *config;
+        Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent }
+    }
+}
+
 /// What passes are told, and what they tell.
 #[derive(Clone, Debug)]
 pub struct PassContext {
@@ -103,8 +126,8 @@ pub struct PassContext {
     pub num_stages: usize,
     /// CTAs that are to be resident on an SM.
     pub occupancy: usize,
-    /// Whether loops' copies may be given to a warp of their own.
-    pub warp_specialize: bool,
+    /// Which passes may run.
+    pub switches: Switches,
     /// Facts about each tensor argument in order.
     pub facts: Vec<TensorFacts>,
     /// What each pass did and did not do.

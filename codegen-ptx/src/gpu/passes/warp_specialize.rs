@@ -66,7 +66,7 @@ struct Plan<'c> {
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
-    if cx.num_stages < 2 || !cx.warp_specialize {
+    if cx.num_stages < 2 || !cx.switches.warp_specialize {
         return Ok(module);
     }
     let mut planner = Planner {
