@@ -83,6 +83,54 @@ pub struct Candidate<'a> {
     pub dram_bytes: f64,
 }
 
+/// What can hold a launch up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resource {
+    /// Device memory.
+    Memory,
+    /// The path from L2.
+    L2,
+    /// Shared memory.
+    SharedMemory,
+    /// Tensor cores.
+    TensorCores,
+    /// Arithmetic units.
+    Alu,
+    /// Special functions: exponentials, reciprocals, roots.
+    SpecialFunctions,
+    /// Waiting for memory, and the start and end of CTAs.
+    Latency,
+}
+
+impl std::fmt::Display for Resource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Resource::Memory => "device memory",
+            Resource::L2 => "L2",
+            Resource::SharedMemory => "shared memory",
+            Resource::TensorCores => "tensor cores",
+            Resource::Alu => "ALU",
+            Resource::SpecialFunctions => "special functions",
+            Resource::Latency => "latency",
+        })
+    }
+}
+
+/// What a launch would take if nothing but one resource held it up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    /// The resource.
+    pub resource: Resource,
+    /// The time in microseconds.
+    pub us: f64,
+}
+
+/// The resource that takes longest.
+pub fn limiter(limits: &[Limit]) -> Option<Resource> {
+    limits.iter().max_by(|a, b| a.us.total_cmp(&b.us)).map(|limit| limit.resource)
+}
+
 /// Cycles that one program needs of each resource of an SM, were it alone there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Demand {
@@ -90,15 +138,23 @@ struct Demand {
     sum: f64,
 }
 
+/// What a launch would take of each resource alone.
+pub fn limits(platform: &Platform, candidate: &Candidate) -> Vec<Limit> {
+    let (sms, programs) = (f64::from(platform.sms), candidate.work.programs);
+    let limit = |resource, cycles: f64| Limit { resource, us: cycles / platform.clock_mhz };
+    let demands = demands(platform, candidate);
+    let waves = (programs / (sms * f64::from(candidate.ctas_per_sm.max(1)))).ceil();
+    let waiting = waves * exposed(candidate, demands.iter().map(|d| d.1).sum());
+    let dram_us = candidate.dram_bytes / bandwidth(platform, candidate) * 1e6;
+    let of_sms = demands.map(|(resource, cycles)| limit(resource, cycles * programs / sms));
+    let others = [Limit { resource: Resource::Memory, us: dram_us }, limit(Resource::Latency, waiting)];
+    of_sms.into_iter().chain(others).collect()
+}
+
 /// The predicted time of a launch.
 pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
     let demand = demand(platform, candidate);
-    let rounds = candidate.work.mean.rounds;
-    let per_round = demand.sum / rounds.max(1.0);
-    let covered = f64::from(candidate.num_stages.max(1) - 1) * per_round * COVERED_SHARE;
-    let meeting = f64::from(candidate.num_warps) * ROUND_CYCLES_PER_WARP;
-    let of_round = (MEMORY_LATENCY_CYCLES - covered).max(0.0) + meeting;
-    let exposed = rounds * of_round + MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES;
+    let exposed = exposed(candidate, demand.sum);
 
     let wave =
         |ctas: f64, overlap: f64| ctas * demand.busiest + overlap * ((demand.sum - demand.busiest) + exposed);
@@ -118,6 +174,16 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
     Timing { us: launch(1.0, false), low_us: launch(0.0, false), high_us: launch(1.0, true) }
 }
 
+/// Cycles that a CTA whose demands add up to `sum` waits for memory, and for its start and end.
+fn exposed(candidate: &Candidate, sum: f64) -> f64 {
+    let rounds = candidate.work.mean.rounds;
+    let per_round = sum / rounds.max(1.0);
+    let covered = f64::from(candidate.num_stages.max(1) - 1) * per_round * COVERED_SHARE;
+    let meeting = f64::from(candidate.num_warps) * ROUND_CYCLES_PER_WARP;
+    let of_round = (MEMORY_LATENCY_CYCLES - covered).max(0.0) + meeting;
+    rounds * of_round + MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES
+}
+
 /// Bytes a second that the CTAs' loads under way keep coming: one round of each, or all stages but the one in use.
 fn bandwidth(platform: &Platform, candidate: &Candidate) -> f64 {
     let work = &candidate.work.mean;
@@ -135,6 +201,12 @@ fn soft_max(a: f64, b: f64) -> f64 {
 }
 
 fn demand(platform: &Platform, candidate: &Candidate) -> Demand {
+    let cycles = demands(platform, candidate).map(|(_, cycles)| cycles);
+    Demand { busiest: cycles.iter().copied().fold(0.0, f64::max), sum: cycles.iter().sum() }
+}
+
+/// Cycles that one program needs of each resource of an SM.
+fn demands(platform: &Platform, candidate: &Candidate) -> [(Resource, f64); 5] {
     let work = &candidate.work.mean;
     let tensor: f64 =
         work.mma_flops.iter().map(|(&dtype, flops)| flops / platform.mma_flops_per_cycle(dtype)).sum();
@@ -142,14 +214,13 @@ fn demand(platform: &Platform, candidate: &Candidate) -> Demand {
     let spilled = f64::from(candidate.spill_bytes) * threads * work.rounds.max(1.0);
     // A CTA of fewer warps than there are schedulers leaves the others idle.
     let idle = (SCHEDULERS / f64::from(candidate.num_warps.max(1))).max(1.0);
-    let resources = [
-        tensor * idle,
-        work.alu_ops / ALU_PER_CYCLE * idle,
-        work.sfu_ops / SFU_PER_CYCLE * idle,
-        (work.fragment_bytes + spilled) / SMEM_BYTES_PER_CYCLE,
-        (work.load_bytes + work.store_bytes) / L2_BYTES_PER_CYCLE,
-    ];
-    Demand { busiest: resources.iter().copied().fold(0.0, f64::max), sum: resources.iter().sum() }
+    [
+        (Resource::TensorCores, tensor * idle),
+        (Resource::Alu, work.alu_ops / ALU_PER_CYCLE * idle),
+        (Resource::SpecialFunctions, work.sfu_ops / SFU_PER_CYCLE * idle),
+        (Resource::SharedMemory, (work.fragment_bytes + spilled) / SMEM_BYTES_PER_CYCLE),
+        (Resource::L2, (work.load_bytes + work.store_bytes) / L2_BYTES_PER_CYCLE),
+    ]
 }
 
 #[cfg(test)]
@@ -212,6 +283,23 @@ mod tests {
         assert!(time("sm_80", &even, |c| c.spill_bytes = 128) > time("sm_80", &even, |_| {}));
         let uneven = GridWork { imbalance: 2.0, ..even.clone() };
         assert!(time("sm_80", &uneven, |_| {}) > time("sm_80", &even, |_| {}));
+    }
+
+    #[test]
+    fn the_limiter_is_what_the_work_is_made_of() {
+        let of = |work: &GridWork, dram_bytes| {
+            let candidate =
+                Candidate { work, num_warps: 4, num_stages: 4, ctas_per_sm: 2, spill_bytes: 0, dram_bytes };
+            let limits = limits(&platform("sm_121"), &candidate);
+            let time = predict(&platform("sm_121"), &candidate);
+            assert!(limits.iter().all(|limit| limit.us <= time.high_us), "{limits:?} {time:?}");
+            limiter(&limits)
+        };
+        assert_eq!(of(&work(480.0, 64.0), 1e6), Some(Resource::TensorCores));
+        assert_eq!(of(&work(480.0, 64.0), 1e10), Some(Resource::Memory));
+        let exponentials = GridWork { mean: Work { sfu_ops: 1e6, ..Work::default() }, ..work(480.0, 0.0) };
+        assert_eq!(of(&exponentials, 1e6), Some(Resource::SpecialFunctions));
+        assert_eq!(of(&GridWork { mean: Work::default(), ..work(1.0, 0.0) }, 0.0), Some(Resource::Latency));
     }
 
     #[test]

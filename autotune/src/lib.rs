@@ -9,6 +9,7 @@ pub mod cli;
 pub mod configs;
 pub mod cost;
 pub mod error;
+pub mod explain;
 pub mod files;
 pub mod footprint;
 pub mod install;

@@ -181,6 +181,10 @@ mod tests {
             reason: None,
             resources: None,
             smem_bytes: None,
+            roles: Vec::new(),
+            passes: Vec::new(),
+            fit_limiter: None,
+            limiter: None,
             time: Some(time(predicted)),
             measured: relative.map(measured),
         }

@@ -1,16 +1,18 @@
 //! The sweep: every candidate pruned, compiled, assembled and ranked, each with its verdict.
 
-use crate::cost::{Candidate, Timing, predict};
+use crate::cost::{Candidate, Limit, Resource, Timing, limiter, limits, predict};
 use crate::error::TuneError;
+use crate::explain::{PassNote, passes};
 use crate::footprint::footprint;
 use crate::journal::Journal;
 use crate::measured::{Measured, Report};
-use crate::occupancy::{Occupancy, Usage, occupancy};
+use crate::occupancy::{Limiter, Occupancy, Usage, occupancy};
 use crate::platform::Platform;
 use crate::prune::{Rejection, after_assembling, before_compiling};
 use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
 use crate::subject::{Planned, Subject, values};
 use codegen_ptx::gpu::passes::PassError;
+use codegen_ptx::gpu::resources::Role;
 use codegen_ptx::{LowerError, Ptxas, PtxasError, Target};
 use indexmap::IndexMap;
 use rayon::prelude::*;
@@ -56,8 +58,16 @@ pub struct Trial {
     pub resources: Option<Resources>,
     /// Shared memory of a CTA in bytes, known once it compiled.
     pub smem_bytes: Option<usize>,
+    /// Warps by role, and the registers they ask for, known once it compiled.
+    pub roles: Vec<Role>,
+    /// What passes did, known once it compiled.
+    pub passes: Vec<PassNote>,
+    /// What keeps one more CTA from an SM, where the assembler reported.
+    pub fit_limiter: Option<Limiter>,
     /// The predicted time.
     pub time: Option<Timing>,
+    /// What is predicted to hold it up.
+    pub limiter: Option<Resource>,
     /// The measured one.
     pub measured: Option<Measured>,
 }
@@ -71,6 +81,12 @@ enum Finding {
         smem_bytes: usize,
         /// Registers a thread and bytes it spills, where there is an assembler.
         assembled: Option<(u32, u32)>,
+        /// Threads of a CTA.
+        threads: u32,
+        /// Warps by role.
+        roles: Vec<Role>,
+        /// What passes did.
+        passes: Vec<PassNote>,
     },
     /// It did not.
     Rejected {
@@ -162,7 +178,11 @@ fn run_trial(
         reason: None,
         resources: None,
         smem_bytes: None,
+        roles: Vec::new(),
+        passes: Vec::new(),
+        fit_limiter: None,
         time: None,
+        limiter: None,
         measured: None,
     };
     let rejected = |mut trial: Trial, outcome, reason: String| {
@@ -190,12 +210,16 @@ fn run_trial(
             finding
         }
     };
-    let (smem_bytes, assembled) = match finding {
-        Finding::Compiled { smem_bytes, assembled } => (smem_bytes, assembled),
+    let (smem_bytes, assembled, threads) = match finding {
+        Finding::Compiled { smem_bytes, assembled, threads, roles, passes } => {
+            (trial.roles, trial.passes) = (roles, passes);
+            (smem_bytes, assembled, threads)
+        }
         Finding::Rejected { outcome, reason } => return rejected(trial, outcome, reason),
     };
     let (registers, spill_bytes) = assembled.unwrap_or((0, 0));
-    let fits = fit(platform, &trial.config, registers, smem_bytes);
+    let fits = occupancy(platform, Usage { threads, registers, smem_bytes });
+    trial.fit_limiter = assembled.map(|_| fits.limiter);
     let resources = Resources { registers, smem_bytes, spill_bytes, ctas_per_sm: fits.ctas };
     trial.smem_bytes = Some(smem_bytes);
     trial.resources = assembled.map(|_| resources);
@@ -204,6 +228,7 @@ fn run_trial(
         return rejected(trial, outcome, reason);
     }
     trial.time = Some(time_of(subject, platform, &trial.config, &launches, &resources));
+    trial.limiter = limiter(&limits_of(subject, platform, &trial.config, &launches, &resources));
     trial.outcome = Outcome::Ranked;
     Ok(trial)
 }
@@ -219,16 +244,16 @@ fn refused_before_compiling(platform: &Platform, target: &Target, launches: &[Pl
     })
 }
 
-/// The model's time of all launches, one after another. Without the assembler's report, no more CTAs are assumed
-/// on an SM than were asked for, since that is what registers are allotted for.
-fn time_of(
+/// Hands the model's view of each launch to `f`. Without the assembler's report, no more CTAs are assumed on an SM
+/// than were asked for, since that is what registers are allotted for.
+fn for_launches(
     subject: &Subject,
     platform: &Platform,
     config: &Config,
     launches: &[Planned],
     resources: &Resources,
-) -> Timing {
-    let mut total = Timing { us: 0.0, low_us: 0.0, high_us: 0.0 };
+    mut f: impl FnMut(&Candidate),
+) {
     for launch in launches {
         let own = &launch.step.config;
         let ctas_per_sm = match resources.registers {
@@ -239,19 +264,51 @@ fn time_of(
             }
             registers => fit(platform, own, registers, resources.smem_bytes).ctas,
         };
-        let candidate = Candidate {
+        f(&Candidate {
             work: &subject.work(launch, config),
             num_warps: own.num_warps,
             num_stages: own.num_stages,
             ctas_per_sm,
             spill_bytes: resources.spill_bytes,
             dram_bytes: subject.bytes(launches, launch, config),
-        };
-        let time = predict(platform, &candidate);
+        });
+    }
+}
+
+/// The model's time of all launches, one after another.
+pub(crate) fn time_of(
+    subject: &Subject,
+    platform: &Platform,
+    config: &Config,
+    launches: &[Planned],
+    resources: &Resources,
+) -> Timing {
+    let mut total = Timing { us: 0.0, low_us: 0.0, high_us: 0.0 };
+    for_launches(subject, platform, config, launches, resources, |candidate| {
+        let time = predict(platform, candidate);
         total.us += time.us;
         total.low_us += time.low_us;
         total.high_us += time.high_us;
-    }
+    });
+    total
+}
+
+/// What all launches would take of each resource alone.
+pub(crate) fn limits_of(
+    subject: &Subject,
+    platform: &Platform,
+    config: &Config,
+    launches: &[Planned],
+    resources: &Resources,
+) -> Vec<Limit> {
+    let mut total: Vec<Limit> = Vec::new();
+    for_launches(subject, platform, config, launches, resources, |candidate| {
+        let of_launch = limits(platform, candidate);
+        match total.is_empty() {
+            true => total = of_launch,
+            false => total.iter_mut().zip(&of_launch).for_each(|(sum, limit)| sum.us += limit.us),
+        }
+    });
     total
 }
 
@@ -267,6 +324,9 @@ fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Conf
     };
     // Of several launches the most that any takes.
     let smem_bytes = builds.iter().map(|build| build.compiled.smem_bytes).max().unwrap_or(0);
+    let threads = builds.iter().map(|build| build.compiled.num_threads).max().unwrap_or(0);
+    let roles = builds.iter().flat_map(|build| build.compiled.resources.roles.clone()).collect();
+    let notes = builds.iter().flat_map(|build| passes(&build.compiled)).collect();
     let mut assembled = None;
     for build in &builds {
         let report = match options.ptxas.map(|ptxas| ptxas.assemble(&build.compiled.ptx, options.target)) {
@@ -282,7 +342,7 @@ fn compile_and_assemble(subject: &Subject, options: &SweepOptions, config: &Conf
         let more = report.spill_store_bytes + report.spill_load_bytes;
         assembled = Some((report.registers.max(registers), spills + more));
     }
-    Finding::Compiled { smem_bytes, assembled }
+    Finding::Compiled { smem_bytes, assembled, threads, roles, passes: notes }
 }
 
 /// The record of a sweep: its best candidate, with every other as a note. `report` is of the measuring, where that

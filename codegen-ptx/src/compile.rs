@@ -4,6 +4,7 @@ use crate::error::LowerError;
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::launch::{LaunchNeeds, TensorMap};
 use crate::gpu::passes::{PassContext, Remark, Switches, run_passes};
+use crate::gpu::resources::Resources;
 use crate::llvm::LlvmModule;
 use crate::lower::{Check, LowerOptions, LoweredKernel, lower_to_llvm};
 use crate::target::Target;
@@ -93,6 +94,8 @@ pub struct Compiled {
     pub tensor_maps: Vec<TensorMap>,
     /// What passes did and did not do.
     pub remarks: Vec<Remark>,
+    /// Shared memory by buffer, warps by role.
+    pub resources: Resources,
     /// How long each stage took.
     pub timing: Timing,
     /// The gpu level, where stages were kept.
@@ -197,6 +200,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
     let smem_bytes = int_attr(function, "tgpu.shared_bytes").unwrap_or(0) as usize;
 
     let needs = LaunchNeeds::of(&gpu);
+    let resources = Resources::of(&gpu, options.num_warps as usize);
     let lowering = LowerOptions { target, facts: &options.facts, occupancy: options.occupancy };
     let lowered = timed(&mut timing.lower, || lower_to_llvm(&gpu, lowering))?;
     let LoweredKernel { module: lowered, checks } = lowered;
@@ -221,6 +225,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         checks,
         tensor_maps: needs.tensor_maps,
         remarks: passes.remarks,
+        resources,
         timing,
         gpu,
         llvm: llvm_text,

@@ -18,6 +18,7 @@ pub use compile::{CompileOptions, Compiled, Timing, compile, with_context};
 pub use error::LowerError;
 pub use gpu::facts::TensorFacts;
 pub use gpu::launch::TensorMap;
-pub use gpu::passes::Switches;
+pub use gpu::passes::{Remark, Switches};
+pub use gpu::resources::Resources;
 pub use ptxas::{Ptxas, PtxasError, Report};
 pub use target::Target;

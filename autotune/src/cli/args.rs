@@ -120,9 +120,13 @@ pub struct EmitArgs {
     /// The target, such as sm_121; not needed for the stages ast and tile
     #[arg(long)]
     pub target: Option<String>,
-    /// The stage
-    #[arg(long, value_enum, default_value_t = Stage::Ptx)]
-    pub stage: Stage,
+    /// The stage; ptx when neither it nor --remarks is given
+    #[arg(long, value_enum)]
+    pub stage: Option<Stage>,
+    /// Tell what each pass did, and of shared memory, registers, occupancy and the predicted limiter: on standard
+    /// output, or on standard error beside a stage
+    #[arg(long)]
+    pub remarks: bool,
     /// Write to a file instead of standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,

@@ -1,6 +1,7 @@
 //! A sweep's table on the terminal.
 
 use super::table::{bytes, table, time};
+use crate::explain::registers_by_role;
 use crate::measured::Report;
 use crate::platform::Platform;
 use crate::record::Outcome;
@@ -60,9 +61,9 @@ pub fn render(swept: &Swept) -> String {
         None => &["predicted", "spread"],
     };
     let fixed = ["configuration", "registers", "smem", "spills", "occupancy"];
-    let header = [&fixed, times, &["verdict"]].concat();
+    let header = [&fixed, times, &["limiter", "verdict"]].concat();
     let rows = sweep.trials.iter().map(|trial| row(trial, best, report.is_some())).collect();
-    text += &table(&header, rows, 1..header.len() - 1);
+    text += &table(&header, rows, 1..header.len() - 2);
     text += &summary(swept);
     text
 }
@@ -98,6 +99,9 @@ fn summary(swept: &Swept) -> String {
             100.0 * regret
         );
     }
+    if let Some(best) = sweep.best() {
+        text += &portrait(best);
+    }
     match (sweep.best(), swept.written) {
         (Some(best), Some(path)) => {
             text += &format!("best: {}, written to {}\n", label(&best.config), path.display());
@@ -106,6 +110,24 @@ fn summary(swept: &Swept) -> String {
             text += "not written: the table has a measured record of this bucket\n";
         }
         _ => {}
+    }
+    text
+}
+
+/// What holds the winner up, and the passes that did not fire for it, a line each.
+fn portrait(best: &Trial) -> String {
+    let mut text = String::new();
+    if let Some(limiter) = best.limiter {
+        text += &format!("the best is predicted to be limited by {limiter}");
+        text += &match (best.resources, best.fit_limiter) {
+            (Some(resources), Some(fit)) => {
+                format!("; {} CTAs fit on an SM, {fit} keep out one more\n", resources.ctas_per_sm)
+            }
+            _ => "\n".to_owned(),
+        };
+    }
+    for note in best.passes.iter().filter(|note| !note.fired) {
+        text += &format!("  {} did not fire: {}\n", note.pass, note.remarks.join("; "));
     }
     text
 }
@@ -129,7 +151,7 @@ fn row(trial: &Trial, best: Option<&Trial>, is_measured: bool) -> Vec<String> {
     let spread = |t: crate::cost::Timing| format!("{} .. {}", time(t.low_us), time(t.high_us));
     let mut cells = vec![
         label(&trial.config),
-        resources.map_or_else(unknown, |r| r.registers.to_string()),
+        resources.map_or_else(unknown, |r| registers_by_role(r.registers, &trial.roles)),
         trial.smem_bytes.map_or_else(unknown, bytes),
         resources.map_or_else(unknown, |r| format!("{} B", r.spill_bytes)),
         resources.map_or_else(
@@ -143,6 +165,7 @@ fn row(trial: &Trial, best: Option<&Trial>, is_measured: bool) -> Vec<String> {
         (true, None) => cells.extend([unknown(), unknown(), unknown(), predicted]),
         (false, _) => cells.extend([predicted, trial.time.map_or_else(unknown, spread)]),
     }
+    cells.push(trial.limiter.map_or_else(unknown, |limiter| limiter.to_string()));
     cells.push(format!("{vendor}{verdict}"));
     cells
 }

@@ -54,8 +54,17 @@ fn a_whole_sweep_writes_a_record_that_the_next_command_uses() {
     let matmul = ["--target", "sm_80", "--kernel", "matmul", "--shape", "m=256,n=256,k=256"];
     let ran = place.run(&matmul);
     assert_eq!(ran.code, 0, "{ran:#?}");
-    for word in ["configuration", "registers", "smem", "spills", "occupancy", "predicted", "verdict", "best"]
-    {
+    for word in [
+        "configuration",
+        "registers",
+        "smem",
+        "spills",
+        "occupancy",
+        "predicted",
+        "limiter",
+        "verdict",
+        "best",
+    ] {
         assert!(ran.out.contains(word), "{word}: {}", ran.out);
     }
     let table = place.read("configs/sm_80/matmul.toml");
@@ -139,6 +148,56 @@ fn machine_code_is_emitted_where_there_is_an_assembler() {
     };
     let ran = Place::new().run(&["emit", "fmha", "--target", "sm_121", "--stage", "sass", "--ptxas", &ptxas]);
     assert!(ran.code == 0 && ran.out.contains("HMMA"), "{} {}", ran.code, ran.err);
+}
+
+/// Every pass of the target has its line, and buffers add up to what a CTA takes.
+#[test]
+fn remarks_say_what_passes_did_and_what_the_kernel_takes() {
+    let place = Place::new();
+    let matmul = ["emit", "matmul", "--target", "sm_90", "--remarks"];
+    let set = ["--set", "TILE_M=128,TILE_N=128,TILE_K=64,num_warps=8,num_stages=3,occupancy=1"];
+    let ran = place.run(&[&matmul[..], &set].concat());
+    assert_eq!(ran.code, 0, "{ran:#?}");
+    for word in [
+        "warp-specialize",
+        "2 copies are made by a warp of their own",
+        "did not fire",
+        "no product has scales",
+        "ring of 3 x 128x64 bf16, bulk copies from lhs (",
+        "barriers",
+        "warps compute",
+        "warps copy",
+        "limited by tensor cores",
+    ] {
+        assert!(ran.out.contains(word), "{word}: {}", ran.out);
+    }
+    assert!(!ran.out.contains(".target"), "no stage was asked for: {}", ran.out);
+
+    let beside = place.run(&[&matmul[..], &set, &["--stage", "gpu"]].concat());
+    assert!(beside.out.contains("tgpu.") && !beside.out.contains("did not fire"), "{}", beside.out);
+    assert!(beside.err.contains("did not fire"), "{}", beside.err);
+
+    let off = ["--set", "num_stages=3,warp_specialize=false", "--json"];
+    let document = json(&place.run(&[&matmul[..], &off].concat()).out);
+    assert!(document["text"].is_null() && document["remarks"]["limiter"].is_string(), "{document}");
+    let launch = &document["remarks"]["launches"][0];
+    let passes = launch["passes"].as_array().expect("passes");
+    let names: Vec<&str> = passes.iter().filter_map(|p| p["pass"].as_str()).collect();
+    let target = codegen_ptx::Target::from_name("sm_90").expect("a target");
+    assert_eq!(names, target.passes.iter().map(|p| p.name()).collect::<Vec<_>>());
+    let silent = |p: &&serde_json::Value| p["remarks"].as_array().is_none_or(Vec::is_empty);
+    assert_eq!(passes.iter().find(silent), None);
+    let specialize = passes.iter().find(|p| p["pass"] == "warp-specialize").expect("the pass");
+    assert_eq!(specialize["fired"], false);
+    assert_eq!(specialize["remarks"][0], "switched off by warp_specialize=0");
+    let ends = launch["buffers"].as_array().expect("buffers").iter();
+    let ends = ends.map(|b| b["offset"].as_u64().unwrap_or(0) + b["bytes"].as_u64().unwrap_or(0));
+    assert_eq!(ends.max(), launch["smem_bytes"].as_u64());
+}
+
+#[test]
+fn remarks_of_a_kernel_need_a_target() {
+    Place::new().fails(&["emit", "matmul", "--remarks"], 2, &["--remarks needs a target"]);
 }
 
 #[test]

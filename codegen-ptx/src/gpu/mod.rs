@@ -9,4 +9,5 @@ pub mod launch;
 pub mod ops;
 pub mod passes;
 pub mod protocol;
+pub mod resources;
 pub mod verify;

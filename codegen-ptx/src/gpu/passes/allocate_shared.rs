@@ -168,22 +168,29 @@ impl<'c> Search<'c> {
                 let align = if is_mbarriers { SCRATCH_ALIGN_BYTES } else { ALIGN_BYTES };
                 (smem.bytes(), align, 0..0)
             }
-            Some(GpuOp::ConvertLayout { tile, .. }) => {
-                let layouts = layout_of(type_of(tile)).zip(layout_of(type_of(result())));
-                let dtype = dtype_of(type_of(tile));
-                let bytes = layouts.zip(dtype).map_or(0, |((from, to), dtype)| {
-                    conversion(&from, &to).scratch_bytes(from.num_elements(), dtype.bits())
-                });
-                (bytes, SCRATCH_ALIGN_BYTES, step..step + 1)
-            }
-            Some(GpuOp::Reduce { tile, axis, .. }) => {
-                let bytes = layout_of(type_of(tile)).map_or(0, |layout| reduce_scratch_bytes(&layout, axis));
-                (bytes, SCRATCH_ALIGN_BYTES, step..step + 1)
+            Some(GpuOp::ConvertLayout { .. } | GpuOp::Reduce { .. }) => {
+                (scratch_bytes(op), SCRATCH_ALIGN_BYTES, step..step + 1)
             }
             _ => return,
         };
         if bytes > 0 {
             self.buffers.push(Buffer { op, bytes, align, life, first_use: None, offset: 0 });
         }
+    }
+}
+
+/// Bytes that an operation needs to itself while it runs.
+pub(in crate::gpu) fn scratch_bytes(op: Op) -> usize {
+    match GpuOp::of(op) {
+        Some(GpuOp::ConvertLayout { tile, .. }) => {
+            let layouts = layout_of(type_of(tile)).zip(layout_of(type_of(results_of(op)[0])));
+            layouts.zip(dtype_of(type_of(tile))).map_or(0, |((from, to), dtype)| {
+                conversion(&from, &to).scratch_bytes(from.num_elements(), dtype.bits())
+            })
+        }
+        Some(GpuOp::Reduce { tile, axis, .. }) => {
+            layout_of(type_of(tile)).map_or(0, |layout| reduce_scratch_bytes(&layout, axis))
+        }
+        _ => 0,
     }
 }

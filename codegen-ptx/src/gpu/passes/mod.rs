@@ -11,6 +11,8 @@ mod rewrite;
 mod start_ahead;
 mod warp_specialize;
 
+pub(super) use allocate_shared::scratch_bytes;
+
 use super::facts::TensorFacts;
 use super::verify::{Violation, verify};
 use crate::target::Target;
@@ -68,6 +70,18 @@ impl Pass {
         }
     }
 
+    /// What a kernel lacks that the pass leaves as it is without a word.
+    fn idle(self) -> &'static str {
+        match self {
+            Pass::DecomposeScaled => "no product has scales",
+            Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
+            Pass::StartAhead => "no loop holds two products of wgmma",
+            Pass::OverlapProducts => "no loop holds a product of wgmma",
+            Pass::FenceOperands => "no wgmma reads what threads write",
+            _ => "nothing for it to do",
+        }
+    }
+
     /// Runs it.
     ///
     /// # Errors
@@ -113,6 +127,21 @@ impl Switches {
         let Config { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, .. } = *config;
         Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent }
     }
+
+    /// The switch that keeps a pass from running. A pass that can be switched off bears its switch's name, or the
+    /// start of it.
+    fn off(&self, pass: Pass) -> Option<&'static str> {
+        let Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent } = *self;
+        let all = [
+            ("warp_specialize", warp_specialize),
+            ("split_masks", split_masks),
+            ("ping_pong", ping_pong),
+            ("bulk_stores", bulk_stores),
+            ("persistent", persistent),
+        ];
+        let name = pass.name().replace('-', "_");
+        all.into_iter().find(|(switch, on)| !on && switch.starts_with(&name)).map(|(switch, _)| switch)
+    }
 }
 
 /// What passes are told, and what they tell.
@@ -137,7 +166,21 @@ pub struct PassContext {
 impl PassContext {
     /// Adds a remark.
     fn remark(&mut self, pass: Pass, place: Option<Place>, message: impl Into<String>) {
-        self.remarks.push(Remark { pass, place, message: message.into() });
+        self.remarks.push(Remark { pass, place, message: message.into(), fired: false });
+    }
+
+    /// Notes of all that a pass said, which is what follows `before`, whether it changed the kernel; one that said
+    /// nothing is spoken for.
+    fn conclude(&mut self, pass: Pass, before: usize, fired: bool) {
+        if self.remarks.len() == before {
+            let message = match (fired, self.switches.off(pass)) {
+                (true, _) => "done".to_owned(),
+                (false, Some(switch)) => format!("switched off by {switch}=0"),
+                (false, None) => pass.idle().to_owned(),
+            };
+            self.remark(pass, None, message);
+        }
+        self.remarks[before..].iter_mut().for_each(|remark| remark.fired = fired);
     }
 
     /// Registers that one thread may use at the wanted occupancy.
@@ -157,6 +200,8 @@ pub struct Remark {
     pub place: Option<Place>,
     /// What happened.
     pub message: String,
+    /// The pass changed the kernel, though perhaps not here.
+    pub fired: bool,
 }
 
 impl fmt::Display for Remark {
@@ -230,7 +275,8 @@ impl fmt::Display for At<'_> {
     }
 }
 
-/// Runs passes in order over a module of the tile dialect, with the verifier after each in debug builds.
+/// Runs passes in order over a module of the tile dialect, with the verifier after each in debug builds. Each leaves
+/// at least one remark.
 ///
 /// # Errors
 /// See [`PassError`].
@@ -240,8 +286,13 @@ pub fn run_passes<'c>(
     cx: &mut PassContext,
 ) -> Result<Module<'c>, PassError> {
     let mut module = module.clone();
+    let mut text = module.to_text();
     for &pass in passes {
+        let before = cx.remarks.len();
         module = pass.run(module, cx)?;
+        let changed = module.to_text();
+        cx.conclude(pass, before, text != changed);
+        text = changed;
         if pass == Pass::DecomposeScaled {
             debug_assert!(tile_ir::verify(&module).is_ok(), "the tile dialect's rules hold after {pass}");
         } else if cfg!(debug_assertions) {

@@ -66,7 +66,11 @@ struct Plan<'c> {
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
-    if cx.num_stages < 2 || !cx.switches.warp_specialize {
+    if !cx.switches.warp_specialize {
+        return Ok(module);
+    }
+    if cx.num_stages < 2 {
+        cx.remark(PASS, None, "no warp of its own copies: num_stages is 1, and a ring takes 2 slots");
         return Ok(module);
     }
     let mut planner = Planner {
