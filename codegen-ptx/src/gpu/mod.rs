@@ -10,4 +10,5 @@ pub mod ops;
 pub mod passes;
 pub mod protocol;
 pub mod resources;
+pub(crate) mod turns;
 pub mod verify;

@@ -120,6 +120,10 @@ pub enum GpuOp<'c> {
         pending: usize,
     },
     FenceAsync,
+    OpenTurns,
+    TakeTurn,
+    GiveTurn,
+    CloseTurns,
     Mbarriers {
         offset: Option<usize>,
         arrivals: usize,
@@ -258,6 +262,10 @@ impl<'c> GpuOp<'c> {
             }
             "wgmma_wait" => GpuOp::WgmmaWait { tiles: operands, pending: size("pending")? },
             "fence_async" => GpuOp::FenceAsync,
+            "open_turns" => GpuOp::OpenTurns,
+            "take_turn" => GpuOp::TakeTurn,
+            "give_turn" => GpuOp::GiveTurn,
+            "close_turns" => GpuOp::CloseTurns,
             "mbarriers" => GpuOp::Mbarriers { offset: size("offset"), arrivals: size("arrivals")? },
             "producer" => {
                 let registers = sizes("registers").and_then(|r| r.try_into().ok());
@@ -446,6 +454,26 @@ pub trait GpuBuilder<'c> {
     /// `tgpu.fence_async`.
     fn fence_async(&self) -> Op<'c> {
         self.builder().op("tgpu.fence_async", &[], &[], &[])
+    }
+
+    /// `tgpu.open_turns`.
+    fn open_turns(&self) -> Op<'c> {
+        self.builder().op("tgpu.open_turns", &[], &[], &[])
+    }
+
+    /// `tgpu.take_turn`.
+    fn take_turn(&self) -> Op<'c> {
+        self.builder().op("tgpu.take_turn", &[], &[], &[])
+    }
+
+    /// `tgpu.give_turn`.
+    fn give_turn(&self) -> Op<'c> {
+        self.builder().op("tgpu.give_turn", &[], &[], &[])
+    }
+
+    /// `tgpu.close_turns`.
+    fn close_turns(&self) -> Op<'c> {
+        self.builder().op("tgpu.close_turns", &[], &[], &[])
     }
 
     /// `tgpu.mbarriers`.

@@ -4,19 +4,24 @@
 //! `full` barrier as many bytes as it starts copies of, and the other warps wait until the slot is `full`, read it,
 //! and arrive at `empty` once: for the slot they have read, or, when the product that reads it is still in flight,
 //! for the one of the iteration before, whose last slot is then released behind the loop. What is taken out of the
-//! loop waits and releases as often. Anything less, and a warp waits forever; anything more, and a slot is
-//! overwritten while it is read.
+//! loop waits and releases as often. A slot may be waited for in one iteration and read in the next, which the loop
+//! hands its number. Anything less, and a warp waits forever; anything more, and a slot is overwritten while it is
+//! read.
+//!
+//! Turns are checked in `turns`.
 
 use super::dialect::Smem;
 use super::ops::{GpuOp, MmaOperand};
+use super::turns;
 use melior::ir::operation::OperationLike;
 use tile_ir::Module;
 use tile_ir::types::{
-    Op, Val, args_of, blocks_of, defining_op, int_attr, name_of, nested_ops, operands_of, ops_of, type_of,
+    Op, Val, args_of, blocks_of, defining_op, int_attr, name_of, nested_ops, operands_of, ops_of, results_of,
+    type_of,
 };
 
 /// How a ring's barriers are out of step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProtocolError {
     /// The copying thread overwrites a slot without waiting.
     #[error("copies start without a wait for an empty slot")]
@@ -46,6 +51,28 @@ pub enum ProtocolError {
     /// A slot is read when it is not known to be full, or may be overwritten.
     #[error("a slot is read outside of its wait and its release")]
     Unprotected,
+    /// A slot is released while a product reads it.
+    #[error("a slot is released before the product that reads it is waited for")]
+    Unfinished,
+    /// Turns that are not opened in front of all that take one, and closed behind, once each.
+    #[error(
+        "turns are opened {opened} times and closed {closed} times around what takes them, not once each"
+    )]
+    Turns {
+        /// How often they are opened.
+        opened: usize,
+        /// How often they are closed.
+        closed: usize,
+    },
+    /// A path on which a turn is not taken and given in alternation.
+    #[error("turns are not taken and given alternately")]
+    TurnOrder,
+    /// Something in a turn that may wait for another warpgroup.
+    #[error("{0} runs in a turn, in which nothing may wait")]
+    TurnWaits(String),
+    /// Turns of other than two warpgroups.
+    #[error("{0} warps take turns; they are for two warpgroups")]
+    TurnWarps(usize),
     /// A barrier that no phase of the ring completes.
     #[error("a phase takes {found} arrivals; {expected} are made")]
     Arrivals {
@@ -73,6 +100,7 @@ pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
             check_ring(*op, (barriers, bytes), &others, warps, &mut report);
         }
     }
+    turns::check(module, warps, &mut found);
     found
 }
 
@@ -152,20 +180,98 @@ fn check_readers<'c>(
     if outside.len() != expected {
         report(ProtocolError::LastReleases { found: outside.len(), expected });
     }
-    // A read is behind a wait of its block, and in front of the release of the slot that it reads.
-    let is_protected = |read: Op<'c>| {
-        waits.iter().any(|(wait, slot)| {
-            let Some(block) = wait.block() else { return false };
-            let body: Vec<Op<'c>> = ops_of(block).collect();
-            let position = |op: Op<'c>| body.iter().position(|o| holds(*o, op));
-            let (Some(read_at), Some(wait_at)) = (position(read), position(*wait)) else { return false };
-            let released = releases.iter().filter(|(_, released)| released == slot);
-            wait_at < read_at && released.filter_map(|(op, _)| position(*op)).all(|at| read_at < at)
-        })
-    };
-    if others.iter().any(|op| reads(*op, buffers) && !is_protected(*op)) {
-        report(ProtocolError::Unprotected);
+    let position = |op: Op<'c>, body: &[Op<'c>]| body.iter().position(|o| holds(*o, op));
+    for read in others.iter().filter(|op| reads(**op, buffers)) {
+        let slots = read_slots(*read, buffers);
+        if !slots.iter().all(|slot| is_full(*slot, *read, waits, &releases)) {
+            report(ProtocolError::Unprotected);
+        }
+        for (release, slot) in &releases {
+            let body: Vec<Op<'c>> = release.block().map(ops_of).into_iter().flatten().collect();
+            let (Some(read_at), Some(at)) = (position(*read, &body), position(*release, &body)) else {
+                continue;
+            };
+            if slots.contains(slot) && at < read_at {
+                report(ProtocolError::Unprotected);
+            } else if slots.contains(slot) && !is_done(*read, &body[..at]) {
+                report(ProtocolError::Unfinished);
+            }
+        }
     }
+}
+
+/// The slots of some buffers that an operation reads.
+fn read_slots<'c>(op: Op<'c>, buffers: &[Val<'c>]) -> Vec<Val<'c>> {
+    let of_operand = |operand: MmaOperand<'c>| match operand {
+        MmaOperand::Shared { smem, slot, .. } => buffers.contains(&smem).then_some(slot),
+        MmaOperand::Registers(_) => None,
+    };
+    match GpuOp::of(op) {
+        Some(GpuOp::LocalLoad { slot, .. }) => vec![slot],
+        Some(
+            GpuOp::MmaSync { lhs, rhs, .. }
+            | GpuOp::MmaScaledSync { lhs, rhs, .. }
+            | GpuOp::Wgmma { lhs, rhs, .. },
+        ) => [lhs, rhs].into_iter().filter_map(of_operand).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether a slot is waited for in front of an operation; where a loop hands its number on, in front of the loop
+/// and in each iteration for the next, and not released there.
+fn is_full<'c>(
+    slot: Val<'c>,
+    at: Op<'c>,
+    waits: &[(Op<'c>, Val<'c>)],
+    releases: &[(Op<'c>, Val<'c>)],
+) -> bool {
+    let is_in_front = |wait: Op<'c>, at: Op<'c>| {
+        let body: Vec<Op<'c>> = wait.block().map(ops_of).into_iter().flatten().collect();
+        let position = |op: Op<'c>| body.iter().position(|o| holds(*o, op));
+        position(at).zip(position(wait)).is_some_and(|(at, wait)| wait < at)
+    };
+    let is_waited = |slot: Val<'c>, at: Op<'c>| {
+        waits.iter().any(|(wait, waited)| *waited == slot && is_in_front(*wait, at))
+    };
+    let is_handed_on = |(around, number): (Op<'c>, usize)| {
+        let Some(end) = ops_of(blocks_of(around)[0]).last() else { return false };
+        let (first, next) = (operands_of(around)[number + 3], operands_of(end)[number]);
+        let is_kept = releases.iter().all(|(_, released)| *released != first && *released != next);
+        is_kept && is_waited(first, around) && is_waited(next, end)
+    };
+    is_waited(slot, at) || carried(slot, at).is_some_and(is_handed_on)
+}
+
+/// The loop that carries a value which an operation in it or behind it uses, and the value's number.
+fn carried<'c>(value: Val<'c>, user: Op<'c>) -> Option<(Op<'c>, usize)> {
+    let (op, number) = if let Some(op) = defining_op(value) {
+        (op, results_of(op).iter().position(|r| *r == value)?)
+    } else {
+        let around = std::iter::successors(user.parent_operation(), |op| op.parent_operation());
+        let argument = |op: Op<'c>| {
+            let block = blocks_of(op).first().copied()?;
+            Some((op, args_of(block).iter().position(|a| *a == value)?.checked_sub(1)?))
+        };
+        around.filter(|op| name_of(*op) == "scf.for").find_map(argument)?
+    };
+    (name_of(op) == "scf.for").then_some((op, number))
+}
+
+/// Whether a read is over after some operations of its block: a product is when so many are waited for that it is
+/// not among those still allowed.
+fn is_done<'c>(read: Op<'c>, before: &[Op<'c>]) -> bool {
+    if !matches!(GpuOp::of(read), Some(GpuOp::Wgmma { .. })) {
+        return true;
+    }
+    let mut started = 0;
+    for op in before.iter().skip_while(|op| !holds(**op, read)).skip(1) {
+        match GpuOp::of(*op) {
+            Some(GpuOp::Wgmma { .. }) => started += 1,
+            Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether a loop's release is of a slot that the loop carries and starts without, so that one release is left for

@@ -182,6 +182,18 @@ irdl.dialect @tgpu {
   // What this thread has written to shared memory is seen by `wgmma` that follow the next barrier.
   irdl.operation @fence_async {}
 
+  // From here on two warpgroups take turns; the first one's is the first.
+  irdl.operation @open_turns {}
+
+  // Waits for this warpgroup's turn.
+  irdl.operation @take_turn {}
+
+  // Gives the other warpgroup its turn.
+  irdl.operation @give_turn {}
+
+  // The turns are over: as many were given as taken.
+  irdl.operation @close_turns {}
+
   // An mbarrier for each slot of a ring; a phase of one is over after `arrivals` arrivals.
   irdl.operation @mbarriers {
     %smem = irdl.base @tgpu::@smem

@@ -16,6 +16,7 @@ mod narrow;
 mod reduce;
 mod shape;
 mod shared;
+mod turns;
 mod value;
 mod view;
 mod wgmma;
@@ -424,6 +425,22 @@ impl<'c> Lowering<'c> {
             GpuOp::WgmmaWait { tiles, pending } => self.lower_wgmma_wait(op, &tiles, pending),
             GpuOp::FenceAsync => {
                 self.e.asm("fence.proxy.async.shared::cta;", "~{memory}", &[], &[]);
+                Ok(())
+            }
+            GpuOp::OpenTurns => {
+                self.lower_open_turns();
+                Ok(())
+            }
+            GpuOp::TakeTurn => {
+                self.lower_take_turn();
+                Ok(())
+            }
+            GpuOp::GiveTurn => {
+                self.lower_give_turn();
+                Ok(())
+            }
+            GpuOp::CloseTurns => {
+                self.lower_close_turns();
                 Ok(())
             }
             GpuOp::Mbarriers { offset, arrivals } => self.lower_mbarriers(op, offset, arrivals),

@@ -8,7 +8,7 @@ use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::target::Target;
-use tile_ir::types::{name_of, nested_ops};
+use tile_ir::types::{blocks_of, name_of, nested_ops, ops_of};
 use tile_ir::{Module, TileContext};
 use tile_lang::{Config, DType};
 
@@ -72,6 +72,114 @@ fn keys_and_values_are_waited_for_apart() {
     assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 4);
 }
 
+/// What the loop with two products does, in order: products, waits, barriers, and what costs most of the rest.
+fn loop_of_products(module: &Module) -> Vec<String> {
+    let is_product = |op: &tile_ir::types::Op| name_of(*op) == "tgpu.wgmma";
+    let loops = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for");
+    let body = |op| ops_of(blocks_of(op)[0]).collect::<Vec<_>>();
+    let body = loops.map(body).find(|body| body.iter().filter(|op| is_product(op)).count() == 2).unwrap();
+    let told = |op: &tile_ir::types::Op| match GpuOp::of(*op) {
+        Some(GpuOp::WgmmaWait { pending, .. }) => Some(format!("wait {pending}")),
+        Some(
+            GpuOp::Wgmma { .. }
+            | GpuOp::MbarrierWait { .. }
+            | GpuOp::MbarrierArrive { .. }
+            | GpuOp::TakeTurn
+            | GpuOp::GiveTurn,
+        ) => Some(name_of(*op).trim_start_matches("tgpu.").to_owned()),
+        _ if ["math.exp2", "arith.truncf"].contains(&name_of(*op).as_str()) => Some(name_of(*op)),
+        _ => None,
+    };
+    body.iter().filter_map(told).collect()
+}
+
+#[test]
+fn weights_are_computed_under_the_product_of_the_last_ones() {
+    let context = dialect::context(&[]);
+    let (module, remarks) = lower(&parse(&context, FMHA), |_| {});
+    assert!(remarks.iter().any(|r| r.contains("next to the second one of that")), "{remarks:#?}");
+    let expected = [
+        "mbarrier_wait",
+        "wgmma",
+        "wgmma",
+        "wait 1",
+        "mbarrier_arrive",
+        "math.exp2",
+        "math.exp2",
+        "mbarrier_wait",
+        "wait 0",
+        "mbarrier_arrive",
+        "arith.truncf",
+    ];
+    assert_eq!(loop_of_products(&module), expected, "{}", module.to_text());
+}
+
+#[test]
+fn a_sum_that_the_loop_uses_starts_the_first_product_alone() {
+    let context = dialect::context(&[]);
+    let text = FMHA.replace("%old = arith.mulf %acc, %rescales", "%old = arith.mulf %rescales, %rescales");
+    let text = text.replace(
+        "scf.yield %new, %new_max",
+        "%used = arith.addf %new, %acc : tensor<64x64xf32>\n    scf.yield %used, %new_max",
+    );
+    let (module, remarks) = lower(&parse(&context, &text), |_| {});
+    assert!(remarks.iter().any(|r| r.contains("and alone: the sum is")), "{remarks:#?}");
+    assert!(!loop_of_products(&module).contains(&"wait 1".to_owned()), "{}", module.to_text());
+}
+
+/// Attention by two warpgroups, which take turns if they are to.
+fn two_warpgroups(ping_pong: bool) -> impl FnOnce(&mut PassContext) {
+    move |cx| {
+        cx.num_warps = 8;
+        cx.switches.ping_pong = ping_pong;
+    }
+}
+
+/// Attention with blocks of 128 queries.
+fn wide_fmha() -> String {
+    FMHA.replace("64x64xf32", "128x64xf32").replace("64x64xi32", "128x64xi32").replace("64x64xi1", "128x64xi1")
+        .replace("64x1x", "128x1x")
+        .replace("%queries4 = \"tile.load\"(%q, %batch, %head, %m, %c0) : (!tile.view<4 : i64, bf16>, index, index, index, index) -> tensor<1x1x64x64xbf16>", "%queries4 = \"tile.load\"(%q, %batch, %head, %m, %c0) : (!tile.view<4 : i64, bf16>, index, index, index, index) -> tensor<1x1x128x64xbf16>")
+        .replace("\"tile.reshape\"(%queries4) : (tensor<1x1x64x64xbf16>) -> tensor<64x64xbf16>", "\"tile.reshape\"(%queries4) : (tensor<1x1x128x64xbf16>) -> tensor<128x64xbf16>")
+        .replace("\"tile.mma\"(%queries, %keys_t, %dots_zero) : (tensor<64x64xbf16>", "\"tile.mma\"(%queries, %keys_t, %dots_zero) : (tensor<128x64xbf16>")
+        .replace("to tensor<64x64xbf16>", "to tensor<128x64xbf16>")
+        .replace("\"tile.mma\"(%p, %values, %old) : (tensor<64x64xbf16>", "\"tile.mma\"(%p, %values, %old) : (tensor<128x64xbf16>")
+        .replace("\"tile.reshape\"(%o16) : (tensor<64x64xbf16>) -> tensor<1x1x64x64xbf16>", "\"tile.reshape\"(%o16) : (tensor<128x64xbf16>) -> tensor<1x1x128x64xbf16>")
+        .replace("index, index, index, index, tensor<1x1x64x64xbf16>) -> ()", "index, index, index, index, tensor<1x1x128x64xbf16>) -> ()")
+        .replace("%places1 = arith.addi %iota, %firsts : tensor<64xi32>", "%iota_m = \"tile.iota\"() : () -> tensor<128xi32>\n  %places1 = arith.addi %iota_m, %firsts : tensor<128xi32>")
+        .replace("%firsts = \"tile.splat\"(%first) : (i32) -> tensor<64xi32>", "%firsts = \"tile.splat\"(%first) : (i32) -> tensor<128xi32>")
+        .replace("\"tile.reshape\"(%places1) : (tensor<64xi32>)", "\"tile.reshape\"(%places1) : (tensor<128xi32>)")
+}
+
+#[test]
+fn two_warpgroups_take_turns_at_starting_products() {
+    let context = dialect::context(&[]);
+    let (module, remarks) = lower(&parse(&context, &wide_fmha()), two_warpgroups(true));
+    assert!(remarks.iter().any(|r| r.contains("two warpgroups take turns")), "{remarks:#?}");
+    let order = loop_of_products(&module);
+    assert_eq!(order[..5], ["mbarrier_wait", "take_turn", "wgmma", "wgmma", "give_turn"], "{order:?}");
+    for op in [GpuOp::OpenTurns, GpuOp::TakeTurn, GpuOp::GiveTurn, GpuOp::CloseTurns] {
+        assert_eq!(count(&module, |found| found == op), 1, "{op:?}");
+    }
+    let (module, _) = lower(&parse(&context, &wide_fmha()), two_warpgroups(false));
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::OpenTurns | GpuOp::TakeTurn)), 0);
+}
+
+#[test]
+fn warpgroups_without_turns_say_why() {
+    let context = dialect::context(&[]);
+    for (text, warps, why) in
+        [(FMHA, 4, "for two warpgroups"), (MATMUL, 8, "is waited for before the next one")]
+    {
+        let (module, remarks) = lower(&parse(&context, text), |cx| {
+            cx.num_warps = warps;
+            cx.switches.ping_pong = true;
+        });
+        assert!(remarks.iter().any(|r| r.contains("no turns are taken") && r.contains(why)), "{remarks:#?}");
+        assert_eq!(count(&module, |op| matches!(op, GpuOp::OpenTurns | GpuOp::TakeTurn)), 0);
+    }
+}
+
 #[test]
 fn an_outer_loop_carries_the_turn() {
     let context = dialect::context(&[]);
@@ -120,11 +228,19 @@ fn broken(context: &TileContext, kernel: &str, with: &str, times: usize) -> Vec<
     let (module, _) = lower(&parse(context, kernel), |_| {});
     let text = module.to_text();
     assert!(text.contains(with), "{text}");
-    let lines: Vec<&str> = text
-        .lines()
-        .flat_map(|line| std::iter::repeat_n(line, if line.contains(with) { times } else { 1 }))
-        .collect();
-    let module = Module::parse(context, &lines.join("\n")).expect("still parses");
+    errors(context, &repeated(&text, with, times))
+}
+
+/// A text in which the lines that contain another are there `times` times.
+fn repeated(text: &str, with: &str, times: usize) -> String {
+    let lines = text.lines();
+    let lines = lines.flat_map(|line| std::iter::repeat_n(line, if line.contains(with) { times } else { 1 }));
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What the verifier says of barriers.
+fn errors(context: &TileContext, text: &str) -> Vec<ProtocolError> {
+    let module = Module::parse(context, text).expect("still parses");
     let violations = verify(&module).expect_err("the barriers are out of step");
     violations
         .into_iter()
@@ -146,4 +262,30 @@ fn barriers_out_of_step_are_found() {
     assert!(once(FMHA, "tgpu.mbarrier_wait", 2).contains(&ProtocolError::FullWaits(2)));
     let bytes = ProtocolError::Bytes { expected: 2 * 128 * 64 * 2, copied: 0 };
     assert!(once(MATMUL, "tgpu.tma_copy", 0).contains(&bytes));
+}
+
+#[test]
+fn a_slot_released_under_its_product_is_found() {
+    let context = dialect::context(&[]);
+    let (module, _) = lower(&parse(&context, FMHA), |_| {});
+    let text = module.to_text();
+    // Two products may be left unfinished: the first of them as well.
+    let late = text.replace("{pending = 1 : i64}", "{pending = 2 : i64}");
+    assert_ne!(late, text);
+    assert_eq!(errors(&context, &late), [ProtocolError::Unfinished]);
+}
+
+#[test]
+fn turns_out_of_step_are_found() {
+    let context = dialect::context(&[]);
+    let (module, _) = lower(&parse(&context, &wide_fmha()), two_warpgroups(true));
+    let text = module.to_text();
+    let of = |with, times| errors(&context, &repeated(&text, with, times));
+    assert_eq!(of("tgpu.take_turn", 0), [ProtocolError::TurnOrder]);
+    assert_eq!(of("tgpu.take_turn", 2), [ProtocolError::TurnOrder]);
+    assert_eq!(of("tgpu.give_turn", 2), [ProtocolError::TurnOrder]);
+    assert!(of("tgpu.give_turn", 0).contains(&ProtocolError::TurnOrder));
+    assert!(of("tgpu.give_turn", 0).contains(&ProtocolError::TurnWaits("tgpu.wgmma_wait".to_owned())));
+    assert_eq!(of("tgpu.open_turns", 0), [ProtocolError::Turns { opened: 0, closed: 1 }]);
+    assert_eq!(of("tgpu.close_turns", 2), [ProtocolError::Turns { opened: 1, closed: 2 }]);
 }

@@ -9,6 +9,8 @@ mod overlap_products;
 mod pipeline_loads;
 mod rewrite;
 mod start_ahead;
+mod take_turns;
+mod two_in_flight;
 mod warp_specialize;
 
 pub(super) use allocate_shared::scratch_bytes;
@@ -35,6 +37,8 @@ pub enum Pass {
     StartAhead,
     /// A loop's product runs while the next one's operands are waited for.
     OverlapProducts,
+    /// Two warpgroups take turns at starting products.
+    TakeTurns,
     /// Copies of loops run ahead in a ring of buffers.
     PipelineLoads,
     /// What threads write to shared memory is made visible to `wgmma`.
@@ -45,12 +49,13 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 8] = [
+    pub const ALL: [Pass; 9] = [
         Pass::DecomposeScaled,
         Pass::AssignLayouts,
         Pass::WarpSpecialize,
         Pass::StartAhead,
         Pass::OverlapProducts,
+        Pass::TakeTurns,
         Pass::PipelineLoads,
         Pass::FenceOperands,
         Pass::AllocateShared,
@@ -65,6 +70,7 @@ impl Pass {
             Pass::WarpSpecialize => "warp-specialize",
             Pass::StartAhead => "start-ahead",
             Pass::OverlapProducts => "overlap-products",
+            Pass::TakeTurns => "take-turns",
             Pass::FenceOperands => "fence-operands",
             Pass::AllocateShared => "allocate-shared",
         }
@@ -94,6 +100,7 @@ impl Pass {
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
             Pass::StartAhead => start_ahead::run(module, cx),
             Pass::OverlapProducts => overlap_products::run(module, cx),
+            Pass::TakeTurns => take_turns::run(module, cx),
             Pass::FenceOperands => fence_operands::run(module, cx),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }

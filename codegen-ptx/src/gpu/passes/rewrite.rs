@@ -2,10 +2,12 @@
 
 use melior::ir::attribute::Attribute;
 use melior::ir::operation::OperationLike;
-use melior::ir::{Region, RegionLike, Type, ValueLike};
+use melior::ir::{Block, Region, RegionLike, RegionRef, Type, ValueLike};
 use std::collections::HashMap;
 use tile_ir::Builder;
-use tile_ir::types::{Op, Val, erase, name_of, replace_uses, results_of, type_of};
+use tile_ir::types::{
+    Blk, Op, Val, args_of, erase, name_of, nested_ops, ops_of, replace_uses, results_of, type_of,
+};
 
 /// Values to use instead of others, by address.
 pub(super) type Renamed<'c> = HashMap<usize, Val<'c>>;
@@ -34,17 +36,54 @@ pub(super) fn attributes_of<'c>(op: Op<'c>) -> Vec<(String, Attribute<'c>)> {
     op.attributes().map(|(n, value)| (name(n), value)).collect()
 }
 
-/// Copies an operation without regions, at its own source line, and makes its results known in `renamed`.
+/// Copies an operation with what is in its regions, at its own source line, and makes its results known in
+/// `renamed`.
 pub(super) fn clone_op<'c>(b: &Builder<'c>, op: Op<'c>, renamed: &mut Renamed<'c>) {
     let operands: Vec<Val> =
         op.operands().map(|v| renamed.get(&address_of(v)).copied().unwrap_or(v)).collect();
     let results: Vec<Type> = results_of(op).into_iter().map(type_of).collect();
     let mut b = *b;
     b.set_location(op.location());
-    let copy = like(&b, op, &operands, &results, Vec::new());
+    let regions: Vec<Region> = op.regions().map(|region| clone_region(&b, region, renamed)).collect();
+    let copy = like(&b, op, &operands, &results, regions);
     for (old, new) in results_of(op).into_iter().zip(results_of(copy)) {
         renamed.insert(address_of(old), new);
     }
+}
+
+/// A copy of a region of at most one block.
+fn clone_region<'c>(b: &Builder<'c>, source: RegionRef<'c, 'c>, renamed: &mut Renamed<'c>) -> Region<'c> {
+    let region = Region::new();
+    let Some(block) = source.first_block() else { return region };
+    let arguments: Vec<_> = args_of(block).into_iter().map(|a| (type_of(a), b.location())).collect();
+    let copy = region.append_block(Block::new(&arguments));
+    // SAFETY: the region, which the caller puts into a live operation, owns the block.
+    let copy = unsafe { Blk::from_raw(copy.to_raw()) };
+    for (old, new) in args_of(block).into_iter().zip(args_of(copy)) {
+        renamed.insert(address_of(old), new);
+    }
+    let inside = Builder::at_end(b.context(), copy, b.location());
+    ops_of(block).for_each(|op| clone_op(&inside, op, renamed));
+    region
+}
+
+/// True for a branch that only computes: it neither meets other warps nor touches memory or products.
+pub(super) fn is_pure_branch(op: Op) -> bool {
+    let computes = |op: Op| {
+        let name = name_of(op);
+        matches!(
+            name.as_str(),
+            "scf.if"
+                | "scf.yield"
+                | "tgpu.splat"
+                | "tgpu.iota"
+                | "tgpu.broadcast"
+                | "tgpu.reshape"
+                | "tgpu.transpose"
+        ) || name == "tile.cast"
+            || ["arith.", "math."].iter().any(|dialect| name.starts_with(dialect))
+    };
+    name_of(op) == "scf.if" && nested_ops(op).into_iter().all(computes)
 }
 
 /// Replaces a loop by one with the same body that carries more values, `extra` at first; the body has their

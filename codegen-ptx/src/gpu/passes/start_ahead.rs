@@ -2,11 +2,13 @@
 //!
 //! Input: a gpu-level module in which each `wgmma` is waited for where it is made. Output: the same, where the
 //! product of a loop that depends on nothing the loop carries (the scores of attention) is started before the
-//! iteration that uses it: the first in front of the loop, each next one at the top of an iteration. The last
-//! iteration, which starts none, is taken out of the loop. Invariant: at the end of an iteration no product is in
-//! flight.
+//! iteration that uses it: the first in front of the loop, each next one at the top of an iteration. Where a second
+//! product is added to a sum that the loop carries, it starts right behind (`two_in_flight`), and the last one is
+//! taken out of the loop. Elsewhere the first product runs alone, and the last iteration, which starts none, is
+//! taken out. Invariant: at the end of an iteration no product is in flight.
 
-use super::rewrite::{Renamed, address_of, clone_op};
+use super::rewrite::{Renamed, address_of, clone_op, is_pure_branch};
+use super::two_in_flight;
 use super::warp_specialize::next;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
@@ -24,19 +26,19 @@ use tile_lang::DType;
 
 const PASS: Pass = Pass::StartAhead;
 /// `slt` among the predicates of `arith.cmpi`.
-const SIGNED_LESS: i64 = 2;
+pub(super) const SIGNED_LESS: i64 = 2;
 
 /// A product to be started ahead.
-struct Ahead<'c> {
+pub(super) struct Ahead<'c> {
     /// Constants of the body that it uses.
-    constants: Vec<Op<'c>>,
+    pub(super) constants: Vec<Op<'c>>,
     /// The wait until its operands are there.
-    full: Op<'c>,
-    product: Op<'c>,
+    pub(super) full: Op<'c>,
+    pub(super) product: Op<'c>,
     /// The wait for it.
-    wait: Op<'c>,
+    pub(super) wait: Op<'c>,
     /// The last wait of the body, for another product.
-    last_wait: Op<'c>,
+    pub(super) last_wait: Op<'c>,
     /// Slots of its ring.
     stages: usize,
 }
@@ -52,10 +54,19 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         }
         let message = match find(op) {
             Ok(ahead) => {
-                rotate(&module, op, &ahead);
-                "the first product of an iteration is started in the one before"
+                let started = "the first product of an iteration is started in the one before";
+                match two_in_flight::cut(op, &ahead) {
+                    Ok(cut) => {
+                        two_in_flight::rotate(&module, op, &ahead, &cut);
+                        format!("{started}, next to the second one of that")
+                    }
+                    Err(why) => {
+                        rotate(&module, op, &ahead);
+                        format!("{started}, and alone: {why}")
+                    }
+                }
             }
-            Err(why) => why,
+            Err(why) => why.to_owned(),
         };
         cx.remark(PASS, Place::of(op.location()), message);
     }
@@ -70,7 +81,8 @@ fn find<'c>(op: Op<'c>) -> Result<Ahead<'c>, &'static str> {
     if !defining_op(operands_of(op)[2]).is_some_and(one) {
         return Err("products wait for each other: the loop's step is not 1");
     }
-    if body.iter().any(|o| o.region_count() > 0 || matches!(GpuOp::of(*o), Some(GpuOp::Barrier))) {
+    let blocks = |o: &Op<'c>| o.region_count() > 0 && !is_pure_branch(*o);
+    if body.iter().any(|o| blocks(o) || matches!(GpuOp::of(*o), Some(GpuOp::Barrier))) {
         return Err("products wait for each other: the loop has branches or barriers");
     }
     let no = "products wait for each other: the first one depends on what the loop carries";
@@ -145,7 +157,7 @@ fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>) {
 }
 
 /// Waits for the first product's operands and starts it.
-fn start<'c>(b: &Builder<'c>, ahead: &Ahead<'c>, renamed: &mut Renamed<'c>) -> Val<'c> {
+pub(super) fn start<'c>(b: &Builder<'c>, ahead: &Ahead<'c>, renamed: &mut Renamed<'c>) -> Val<'c> {
     for op in ahead.constants.iter().chain([&ahead.full, &ahead.product]) {
         clone_op(b, *op, renamed);
     }
