@@ -189,9 +189,9 @@ pub(super) fn widen_nibble_pair<'c>(
     let types = e.types;
     let [first, second] = places.map(|place| (words[place as usize / 8], place % 8));
     let same_byte = first.0 == second.0 && first.1 % 2 == 0 && second.1 == first.1 + 1;
-    let (ty, one, mantissa_bits) = match to {
-        DType::F16 => (types.f16x2, types.f16, 10),
-        _ => (types.bf16x2, types.bf16, 7),
+    let (ty, one) = match to {
+        DType::F16 => (types.f16x2, types.f16),
+        _ => (types.bf16x2, types.bf16),
     };
     if to == DType::F16 && same_byte && e.target.has_fp4_conversions() {
         let byte = e.shift(first.0, -4 * first.1 as i32);
@@ -213,12 +213,10 @@ pub(super) fn widen_nibble_pair<'c>(
         });
         (e.binary("llvm.or", low, high), 0)
     };
-    let at = 4 * place as i32;
-    let sign = e.shift(word, 12 - at);
-    let sign = e.and_const(sign, 0x8000_8000);
-    let magnitude = e.shift(word, mantissa_bits - 1 - at);
-    let magnitude = e.and_const(magnitude, 0x0001_0001 * (7 << (mantissa_bits - 1)));
-    let placed = e.binary("llvm.or", sign, magnitude);
+    let placed = match to {
+        DType::F16 => place_in_half(e, word, place),
+        _ => place_in_bfloat(e, word, place),
+    };
     let placed = e.convert("llvm.bitcast", placed, ty);
     let power = e.float(widening(to).1, one);
     let power = e.in_prologue(|e| e.vector(&[power, power], ty));
@@ -231,6 +229,30 @@ pub(super) fn widen_nibble_pair<'c>(
     };
     let value = e.float_binary("llvm.fmul", placed, factors);
     e.convert("llvm.bitcast", value, types.i32)
+}
+
+/// The f4 at `place` of each half of a word, its sign at the top and the rest around the bottom of f16's exponent.
+fn place_in_half<'c>(e: &mut Emitter<'c>, word: Val<'c>, place: u32) -> Val<'c> {
+    let at = 4 * place as i32;
+    let sign = e.shift(word, 12 - at);
+    let sign = e.and_const(sign, 0x8000_8000);
+    let rest = e.shift(word, 9 - at);
+    let rest = e.and_const(rest, 0x0e00_0e00);
+    e.binary("llvm.or", sign, rest)
+}
+
+/// As [`place_in_half`], for bf16.
+///
+/// There sign and rest are further apart than an f4 is long. So one product of the whole f4 with two powers of two
+/// makes a copy for each, which neither meet nor leave their half, where two shifts would need a pipe that masks
+/// need too.
+fn place_in_bfloat<'c>(e: &mut Emitter<'c>, word: Val<'c>, place: u32) -> Val<'c> {
+    let word = if place >= 2 { e.shift(word, -8) } else { word };
+    let at = 4 * (place % 2);
+    let own = e.and_const(word, 0x000f_000f << at);
+    let copies = e.i32((1 << (12 - at)) + (1 << (6 - at)));
+    let both = e.binary("llvm.mul", own, copies);
+    e.and_const(both, 0x81c0_81c0)
 }
 
 /// An f32 as f8 or f4, nearest even, saturating.

@@ -53,6 +53,17 @@ fn narrow_weights_are_widened_in_pairs() {
     }
 }
 
+/// What a pair of bf16 costs: two masks, a product that places signs and the rest, and a product with the scale.
+#[test]
+fn weights_are_placed_by_a_product() {
+    let target = Target::from_name("sm_90").expect("a target");
+    let (_, sass) = build("narrow_weights", DType::BF16, &[("M", 8), ("N", 64), ("K", 256)], target, true);
+    let Some(sass) = sass else { return };
+    let count = |what: &str| sass.matches(what).count();
+    let placed = count(", 0x1040, RZ") + count(", 0x104, RZ");
+    assert_eq!((placed, count("0x81c081c0, RZ")), (64, 64), "{sass}");
+}
+
 #[test]
 fn products_with_scales_use_the_instruction_where_there_is_one() {
     for target in Target::all() {
