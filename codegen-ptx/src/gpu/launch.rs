@@ -13,7 +13,7 @@ use tile_ir::types::{args_of, nested_ops, type_of, view_of};
 pub struct TensorMap {
     /// Number of the tensor among the tensor arguments.
     pub tensor: usize,
-    /// Elements of one copy in each dimension, outermost first.
+    /// Elements of one copy in each dimension, outermost first; of 4-bit ones, pairs in the last.
     pub box_shape: Vec<usize>,
     /// Bytes of the span within which 16-byte chunks are permuted in shared memory: 128, 64, 32, or 0 for none.
     pub swizzle_bytes: usize,

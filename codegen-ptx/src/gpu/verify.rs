@@ -189,7 +189,7 @@ fn check(op: Op) -> Result<(), Rule> {
                     _ => false,
                 };
                 let fit = boxes
-                    && (smem.layout.rows, smem.layout.cols) == (rows, cols)
+                    && (smem.layout.rows, smem.cols()) == (rows, cols)
                     && view_of(type_of(view))
                         .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, boxes and shared memory")

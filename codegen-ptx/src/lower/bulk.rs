@@ -156,15 +156,17 @@ impl<'c> Lowering<'c> {
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
         let rank = tile_shape.len();
         let mut corner = Vec::new();
-        for (&index, &size) in index.iter().zip(tile_shape) {
+        for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
             let index = self.scalar(op, index)?;
+            // The map counts bytes of 4-bit elements.
+            let size = if dim + 1 == rank { size / shared.per_byte } else { size };
             let size = self.e.i32(size as i64);
             corner.push(self.e.mul(index, size));
         }
-        let (Some(&cols), Some(&inner)) = (tile_shape.last(), box_shape.last()) else {
+        let Some(&inner) = box_shape.last() else {
             return Err(internal(op, "a tile without dimensions"));
         };
-        for panel in 0..cols / inner {
+        for panel in 0..shared.layout.cols / inner {
             let e = &mut self.e;
             let offset = e.i32((panel * shared.layout.panel_bytes()) as i64);
             let target = e.add(base, offset);

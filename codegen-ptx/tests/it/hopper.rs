@@ -216,6 +216,44 @@ fn what_allows_no_bulk_copies_says_why() {
 }
 
 #[test]
+fn tiles_of_half_bytes_are_bulk_copies_of_bytes() {
+    let context = dialect::context(&[]);
+    let module = kernel(&context, "narrow_weights", DType::BF16, &[("M", 8), ("N", 64), ("K", 512)]);
+    let (module, remarks) = lower(&module, |_| {});
+    assert!(remarks.iter().any(|r| r.contains("3 copies are made by a warp of their own")), "{remarks:#?}");
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::AsyncCopy { .. } | GpuOp::Barrier)), 0);
+    let needs = LaunchNeeds::of(&module);
+    let weights = needs.tensor_maps.iter().find(|m| m.tensor == 1).expect("a map of the weights");
+    // Rows of 256 bytes, in two panels.
+    assert_eq!((&weights.box_shape[..], weights.swizzle_bytes), (&[64, 128][..], 128));
+    // Half a byte that a row might end with has no place in a map.
+    let module = kernel(&context, "narrow_weights", DType::BF16, &[("M", 8), ("N", 64), ("K", 512)]);
+    let (module, _) = lower(&module, |cx| cx.facts[1].dim_divisor[1] = 1);
+    assert!(LaunchNeeds::of(&module).tensor_maps.iter().all(|m| m.tensor != 1));
+}
+
+#[test]
+fn operands_widened_for_many_columns_go_to_wgmma() {
+    let context = dialect::context(&[]);
+    let build = |m: i64| kernel(&context, "narrow_weights", DType::BF16, &[("M", m), ("N", 128), ("K", 64)]);
+    let (module, remarks) = lower(&build(128), |cx| cx.num_warps = 8);
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 1, "{remarks:#?}");
+    // Scales of 4 bytes a row are no bulk copies, which would keep the others from being some.
+    assert!(remarks.iter().any(|r| r.contains("2 copies are made by a warp of their own")), "{remarks:#?}");
+    assert!(remarks.iter().any(|r| r.contains("a product runs while")), "{remarks:#?}");
+    assert!(!remarks.iter().any(|r| r.contains("changes layout in a loop")), "{remarks:#?}");
+    // Without that warp, threads copy the scales too.
+    let (module, _) = lower(&build(128), |cx| {
+        cx.num_warps = 8;
+        cx.switches.warp_specialize = false;
+    });
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::GlobalLoad { .. })), 0);
+    // For few columns, widening where the weights lie is cheaper.
+    let (module, _) = lower(&build(32), |cx| cx.num_warps = 8);
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 0);
+}
+
+#[test]
 fn products_that_wgmma_cannot_do_say_why() {
     let context = dialect::context(&[]);
     let (module, remarks) = lower(&parse(&context, MATMUL), |cx| cx.num_warps = 2);

@@ -69,7 +69,7 @@ fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
         DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
         DType::BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
         DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
-        DType::F8E4M3FN => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
+        DType::F8E4M3FN | DType::F4E2M1FN => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
         _ => return None,
     };
     let swizzle = match map.swizzle_bytes {
@@ -81,10 +81,12 @@ fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
     if shape.contains(&0) {
         return None;
     }
-    // The driver counts dimensions from the innermost, whose stride it takes to be one element.
-    let bytes = u64::from(dtype.bits() / 8);
-    let extents: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
-    let strides: Vec<u64> = strides.iter().rev().skip(1).map(|&n| n as u64 * bytes).collect();
+    // The driver counts dimensions from the innermost, whose stride it takes to be one element: of 4-bit ones, a
+    // byte of two.
+    let bits = u64::from(dtype.bits());
+    let mut extents: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
+    extents[0] /= u64::from(8 / dtype.bits().min(8));
+    let strides: Vec<u64> = strides.iter().rev().skip(1).map(|&n| n as u64 * bits / 8).collect();
     let box_shape: Vec<u32> = map.box_shape.iter().rev().map(|&n| n as u32).collect();
     let steps = vec![1u32; extents.len()];
     let mut encoded = sys::CUtensorMap { opaque: [0; WORDS] };

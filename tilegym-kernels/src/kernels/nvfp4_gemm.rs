@@ -21,6 +21,9 @@ use tile::{Bindings, Config, DType};
 ///
 /// With more than one split, each program sums its part of K, and the parts are added in a second step.
 ///
+/// With few rows of x the weights' bytes bound the speed, so tiles are of many weights; from 128 rows on products do,
+/// and each weight that is widened serves as many rows as accumulators have room for.
+///
 /// # Shapes
 /// x `[M, K]`, K a multiple of 16; weights `[N, K]`; scales `[1, 1, N, K / 16]`, or with `SCALES_128X4`
 /// `[ceil(N / 128), ceil(K / 64), 32, 16]`: blocks of 128 rows by 4 scales, in which row `r` and scale `c` lie at
@@ -30,14 +33,17 @@ use tile::{Bindings, Config, DType};
 /// # Dtypes
 /// x and out f16 | bf16
 #[tile_kernel(tune(
-    TILE_M in [8, 16, 32, 64],
+    TILE_M in [8, 16, 32, 64, 128, 256],
     TILE_N in [64, 128, 256],
-    TILE_K in [256, 128, 512],
+    TILE_K in [256, 128, 512, 64],
     SPLITS in [1, 2, 4, 8],
     num_warps in [4, 8],
     num_stages in [3, 2, 4],
     occupancy in [2, 3, 1]
-    where TILE_M * TILE_N <= 2048 * num_warps, TILE_N >= 16 * num_warps, TILE_M * TILE_K <= 8192
+    where TILE_M * TILE_N <= 4096 * num_warps, TILE_N >= 16 * num_warps,
+        TILE_M * TILE_N <= 2048 * num_warps || TILE_M >= 128,
+        TILE_M * TILE_K <= 8192 || TILE_M >= 128 && TILE_K <= 128,
+        TILE_K >= 128 || TILE_M >= 64
 ))]
 #[allow(clippy::too_many_arguments)]
 pub fn nvfp4_gemm<
@@ -362,15 +368,19 @@ impl Contract for Nvfp4GemmContract {
             let tiles = [("TILE_M", tile_m), ("TILE_N", 128), ("TILE_K", 128), ("SPLITS", 1)];
             return crate::check::config(&tiles, 8, 3, 1);
         }
+        if p.size("m") > 64 {
+            let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", 1)];
+            return crate::check::config(&tiles, 8, 3, 1);
+        }
         let tile_m = p.size("m").next_power_of_two().clamp(8, 64) as i64;
         // Fewer weights at a time leave registers for more rows of x.
         let tile_k = if tile_m > 16 { 128 } else { 256 };
         // Swizzled scales come for 128 rows of the weights.
         let tile_n = if p.switch("scales_128x4") { 128 } else { 64 };
         let tiles = [("TILE_M", tile_m), ("TILE_N", tile_n), ("TILE_K", tile_k), ("SPLITS", 1)];
-        // Many small programs on an SM hide each other's latency; where x is small, they fit with two stages.
-        let (num_stages, occupancy) = if tile_m == 8 && tile_n == 64 { (2, 5) } else { (3, 2) };
-        crate::check::config(&tiles, 4, num_stages, occupancy)
+        // Many small programs on an SM hide each other's latency; where x is small, more of them fit.
+        let occupancy = if tile_m == 8 && tile_n == 64 { 4 } else { 2 };
+        crate::check::config(&tiles, 4, 3, occupancy)
     }
 }
 

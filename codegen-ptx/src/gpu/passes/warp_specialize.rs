@@ -213,7 +213,10 @@ impl<'c> Planner<'_, 'c> {
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
         let (facts, elem_bytes, rank) = (&cx.facts[tensor], smem.layout.elem_bytes, tile_shape.len());
         let no = |why: &str| Err(format!("argument {tensor} allows no bulk copies: {why}"));
-        if !matches!(smem.dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN | DType::I32) {
+        if !matches!(
+            smem.dtype,
+            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN | DType::F4E2M1FN | DType::I32
+        ) {
             return no("its elements have no form in tensor maps");
         }
         if rank > MAX_RANK {
@@ -222,14 +225,19 @@ impl<'c> Planner<'_, 'c> {
         if facts.unit_stride != Some(rank - 1) {
             return no("its last dimension is not known to be contiguous");
         }
-        let aligned = |elems: &usize| (elems * elem_bytes).is_multiple_of(TMA_ALIGN_BYTES);
+        // Two 4-bit elements are copied as one.
+        if smem.dtype == DType::F4E2M1FN && !facts.dim_divisor[rank - 1].is_multiple_of(2) {
+            return no("its rows are not known to be whole bytes");
+        }
+        let aligned = |bytes: usize| bytes.is_multiple_of(TMA_ALIGN_BYTES);
+        let row_bytes = |elems: &usize| elems * smem.dtype.bits() as usize / 8;
         let strides = &facts.stride_divisor[..rank - 1];
-        if !facts.align_bytes.is_multiple_of(TMA_ALIGN_BYTES) || !strides.iter().all(aligned) {
+        if !facts.align_bytes.is_multiple_of(TMA_ALIGN_BYTES) || !strides.iter().map(row_bytes).all(aligned) {
             return no("its address and strides are not known to be multiples of 16 bytes");
         }
         let mut box_shape = tile_shape;
         box_shape[rank - 1] = smem.layout.pitch_bytes / elem_bytes;
-        if !aligned(&box_shape[rank - 1]) || box_shape.iter().any(|&size| size > MAX_BOX) {
+        if !aligned(smem.layout.pitch_bytes) || box_shape.iter().any(|&size| size > MAX_BOX) {
             return no("a box has rows under 16 bytes, or more than 256 of them");
         }
         let map = TensorMap { tensor, box_shape: box_shape.clone(), swizzle_bytes: smem.layout.span_bytes };

@@ -14,6 +14,8 @@ use tile_lang::DType;
 
 /// The narrowest asynchronous copy.
 pub(super) const MIN_ASYNC_BYTES: usize = 4;
+/// The shortest rows that bulk copies take.
+const MIN_BULK_BYTES: usize = 16;
 /// Registers a thread needs besides the tiles of a product's loop.
 const OTHER_REGISTERS: usize = 40;
 
@@ -66,7 +68,10 @@ pub(super) fn collect<'c>(
         .values()
         .flat_map(|p| [p.lhs, p.rhs].into_iter().chain(p.scales.into_iter().flatten()))
         .collect();
-    let mut walk = Walk { graph, products, homes, cx, layouts, fragments, found: Demands::default() };
+    let of_groups =
+        products.values().filter(|p| matches!(p.split, Split::Groups(_))).map(|p| p.lhs).collect();
+    let found = Demands::default();
+    let mut walk = Walk { graph, products, homes, cx, layouts, fragments, of_groups, found };
     walk.block(graph.entry);
     walk.found
 }
@@ -79,6 +84,8 @@ struct Walk<'a, 'c> {
     layouts: &'a mut Layouts,
     /// Fragment layouts, also as seen through reshapes and transposes.
     fragments: HashSet<LayoutId>,
+    /// Those of operands that `wgmma` takes from registers.
+    of_groups: HashSet<LayoutId>,
     found: Demands<'c>,
 }
 
@@ -195,9 +202,7 @@ impl<'c> Walk<'_, 'c> {
                 for id in &wanted {
                     let operand = before_broadcast(&self.layouts.get(*id), &shape);
                     let operand = self.layouts.id(operand);
-                    if self.fragments.contains(id) {
-                        self.fragments.insert(operand);
-                    }
+                    self.follow(*id, operand);
                     self.want(*tile, operand);
                 }
                 wanted
@@ -284,10 +289,17 @@ impl<'c> Walk<'_, 'c> {
         for id in wanted {
             let before = back(&self.layouts.get(*id));
             let before = self.layouts.id(before);
-            if self.fragments.contains(id) {
-                self.fragments.insert(before);
-            }
+            self.follow(*id, before);
             self.want(tile, before);
+        }
+    }
+
+    /// A layout that becomes a fragment's by renaming is one too.
+    fn follow(&mut self, id: LayoutId, before: LayoutId) {
+        for set in [&mut self.fragments, &mut self.of_groups] {
+            if set.contains(&id) {
+                set.insert(before);
+            }
         }
     }
 
@@ -312,7 +324,8 @@ impl<'c> Walk<'_, 'c> {
     /// others are made in the one layout wanted, or at home.
     fn load(&mut self, op: Op<'c>, view: Val<'c>, wanted: &[LayoutId]) -> Vec<LayoutId> {
         let result = results_of(op)[0];
-        if wanted.iter().any(|id| self.fragments.contains(id)) && self.can_be_staged(view, result) {
+        let is_fragment = wanted.iter().any(|id| self.fragments.contains(id));
+        if is_fragment && self.can_be_staged(view, result) && !self.is_better_read(result, wanted) {
             self.found.staged.entry(op_key(op)).or_default();
         }
         let staged = self.found.staged.contains_key(&op_key(op));
@@ -320,6 +333,15 @@ impl<'c> Walk<'_, 'c> {
             (many, Some((_, home))) if many.len() > 1 && !staged => vec![home],
             _ => wanted.to_vec(),
         }
+    }
+
+    /// Whether threads should read a tile themselves: for `wgmma`, whose loops have a warp that copies as long as all
+    /// their copies can be bulk copies, if its rows are too short for one.
+    fn is_better_read(&self, tile: Val<'c>, wanted: &[LayoutId]) -> bool {
+        let (shape, dtype) = tile_of(tile);
+        let row_bytes = shape.last().map_or(1, |cols| cols * dtype.bits() as usize / 8);
+        let copied = self.cx.switches.warp_specialize && self.cx.num_stages > 1;
+        copied && row_bytes < MIN_BULK_BYTES && wanted.iter().any(|id| self.of_groups.contains(id))
     }
 
     /// Whether a tile can lie in shared memory as it does in the tensor: 4-bit elements only if no copy splits a

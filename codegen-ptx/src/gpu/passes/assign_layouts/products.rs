@@ -74,8 +74,9 @@ pub(super) fn plan(
     let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
     let mut products = Products::new();
     for (op, place, [m, n, k], (dtype, order), _) in found {
-        // What lies in shared memory cannot be read by `wgmma` in another order.
-        if cx.target.has_wgmma() && order == KOrder::default() {
+        // What lies in shared memory cannot be read by `wgmma` in another order. Where a computed operand is used
+        // for many columns, the product outweighs what the plain order costs.
+        if cx.target.has_wgmma() && (order == KOrder::default() || n >= MANY_COLUMNS) {
             match warpgroups(graph, op, [m, n, k], dtype, cx.num_warps) {
                 Ok(groups) => {
                     let [groups_m, groups_n] = groups;
@@ -90,7 +91,7 @@ pub(super) fn plan(
                         // Never in registers.
                         rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], dtype)),
                         scales: None,
-                        order,
+                        order: KOrder::default(),
                     };
                     products.insert(op_key(op), product);
                     continue;
@@ -179,6 +180,10 @@ fn split_evenly(m: usize, n: usize, num_warps: usize) -> [usize; 2] {
     };
     splits.min_by_key(cost).unwrap_or([num_warps, 1])
 }
+
+/// Columns of a product for which an operand is computed in the order of K that `wgmma` has, though another order
+/// would be cheaper.
+const MANY_COLUMNS: usize = 64;
 
 /// Bytes of a wide operand that each thread holds in a row: two accesses, which neighbours alternate with their own
 /// so that no two meet in a bank.
