@@ -100,6 +100,36 @@ fn copies_and_products_are_asynchronous_on_hopper() {
     }
 }
 
+/// Operands of 8 bits, too, go to `wgmma` out of rings that a warp of its own fills; their sums are added up outside
+/// of the tensor cores. f32 operands, which it would cut, do not.
+#[test]
+fn operands_of_8_bits_multiply_by_wgmma() {
+    let kernel = |element: &str| {
+        MATMUL
+            .replace("rhs: !tile.view<2 : i64, bf16>", &format!("rhs: !tile.view<2 : i64, {element}>"))
+            .replace("lhs: !tile.view<2 : i64, bf16>", &format!("lhs: !tile.view<2 : i64, {element}>"))
+            .replace(
+                "(!tile.view<2 : i64, bf16>) -> index",
+                &format!("(!tile.view<2 : i64, {element}>) -> index"),
+            )
+            .replace("bf16>, index, index) -> tensor", &format!("{element}>, index, index) -> tensor"))
+            .replace("128x64xbf16", &format!("128x64x{element}"))
+            .replace("64x128xbf16", &format!("64x128x{element}"))
+    };
+    // A thread of one warpgroup would have no registers for both sums. Two steps of 32 along K.
+    for (element, instruction, products, adds) in [("f8E4M3FN", "QGMMA.64x", 2, 64), ("f32", "GMMA", 0, 0)] {
+        let switches = Switches::of(&Config::default());
+        let options = CompileOptions { num_warps: 8, switches, ..options("sm_90", 2) };
+        let compiled = build(&kernel(element), options, true).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(compiled.tensor_maps.len(), 2, "{element}: {:#?}", compiled.remarks);
+        let Some((report, sass)) = assemble(&compiled) else { continue };
+        let count = |what: &str| sass.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count(instruction), products, "{element}");
+        assert!(count("FADD") >= adds, "{element}");
+        assert_eq!(report.spill_load_bytes, 0, "{element}");
+    }
+}
+
 /// Attention with blocks of `rows` queries by `keys` keys.
 fn fmha([rows, keys, depth]: [usize; 3]) -> String {
     include_str!("../kernels/fmha_any.mlir")

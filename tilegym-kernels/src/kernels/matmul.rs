@@ -23,7 +23,7 @@ use tile::{Config, DType};
 #[tile_kernel(tune(
     TILE_M in [64, 128, 256],
     TILE_N in [64, 128, 256],
-    TILE_K in [32, 64],
+    TILE_K in [32, 64, 128],
     num_warps in [4, 8],
     num_stages in [3, 2, 4],
     occupancy in [1, 2]

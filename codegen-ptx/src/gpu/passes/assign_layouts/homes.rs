@@ -170,8 +170,9 @@ impl<'c> Spread<'_, 'c> {
                 let from_index = self.strongest(operands_of(op).into_iter());
                 let coalesced = || row_major(&shape, self.cx.num_warps, 1);
                 Some(match from_index {
-                    Some(home) => home,
-                    None => (Strength::Loaded, self.layouts.id(coalesced())),
+                    // Indices that were broadcast lie in each thread; its elements are each read by one.
+                    Some(home) if home.0 > Strength::Guess => home,
+                    _ => (Strength::Loaded, self.layouts.id(coalesced())),
                 })
             }
             Kind::Tile(TileOp::Reshape { tile }) => {

@@ -59,6 +59,7 @@ pub(super) fn plan(
         let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) =
             (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
         debug_assert_eq!(rhs_shape[0], lhs_shape[1]);
+        let loaded = dtype;
         let dtype = match dtype {
             DType::F8E4M3FN if !cx.target.has_fp8_mma_sync() => DType::F16,
             other => other,
@@ -68,28 +69,28 @@ pub(super) fn plan(
         }
         let by_rows = needs_whole_rows(graph, results_of(*op)[0]);
         let order = k_order(graph, (*lhs, *rhs), lhs_shape[1], dtype, cx);
-        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], (dtype, order), by_rows));
+        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], (loaded, dtype, order), by_rows));
     }
     // Row statistics of one product scale another of as many rows, and should be where its rows are.
     let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
     let mut products = Products::new();
-    for (op, place, [m, n, k], (dtype, order), _) in found {
+    for (op, place, [m, n, k], (loaded, dtype, order), own_rows) in found {
         // What lies in shared memory cannot be read by `wgmma` in another order. Where a computed operand is used
         // for many columns, the product outweighs what the plain order costs.
         if cx.target.has_wgmma() && (order == KOrder::default() || n >= MANY_COLUMNS) {
-            match warpgroups(graph, op, [m, n, k], dtype, cx.num_warps) {
+            match warpgroups(graph, op, [m, n, k], (loaded, own_rows), cx.num_warps) {
                 Ok(groups) => {
                     let [groups_m, groups_n] = groups;
                     let message =
-                        format!("mma {m}x{n}x{k} of {dtype}: wgmma by warpgroups {groups_m}x{groups_n}");
+                        format!("mma {m}x{n}x{k} of {loaded}: wgmma by warpgroups {groups_m}x{groups_n}");
                     cx.remark(PASS, place, message);
                     let product = Product {
                         split: Split::Groups(groups),
-                        dtype,
+                        dtype: loaded,
                         acc: layouts.id(wgmma::acc(m, n, groups)),
-                        lhs: layouts.id(wgmma::lhs(m, k, groups, dtype)),
+                        lhs: layouts.id(wgmma::lhs(m, k, groups, loaded)),
                         // Never in registers.
-                        rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], dtype)),
+                        rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], loaded)),
                         scales: None,
                         order: KOrder::default(),
                     };
@@ -97,7 +98,7 @@ pub(super) fn plan(
                     continue;
                 }
                 Err(why) => {
-                    cx.remark(PASS, place.clone(), format!("mma {m}x{n}x{k} of {dtype} is no wgmma: {why}"));
+                    cx.remark(PASS, place.clone(), format!("mma {m}x{n}x{k} of {loaded} is no wgmma: {why}"));
                 }
             }
         }
@@ -129,18 +130,26 @@ pub(super) fn plan(
     Ok(products)
 }
 
-/// How warpgroups split a product, or why `wgmma` cannot compute it.
+/// How warpgroups split a product of a dtype, or why `wgmma` cannot compute it. `by_rows` says that its rows are
+/// reduced or multiplied again.
 fn warpgroups<'c>(
     graph: &Graph<'c>,
     op: Op<'c>,
     shape: [usize; 3],
-    dtype: DType,
+    (dtype, by_rows): (DType, bool),
     num_warps: usize,
 ) -> Result<[usize; 2], &'static str> {
     let Kind::Tile(TileOp::Mma { lhs, rhs, .. }) = graph.kind(op) else { return Err("it is no product") };
-    if !matches!(dtype, DType::F16 | DType::BF16) {
-        // f32 operands would be cut to tf32 instead of rounded; f8 products would keep fewer bits of sums.
-        return Err("its operands are not of 16 bits");
+    let is_wide = matches!(dtype, DType::F16 | DType::BF16);
+    if dtype == DType::F32 {
+        return Err("it would cut f32 operands to tf32, where they are to be rounded");
+    }
+    if !is_wide && dtype != DType::F8E4M3FN {
+        return Err("it takes no such operands");
+    }
+    if !is_wide && by_rows {
+        // What reads its rows would be multiplied by other warps, with an rhs that has no descriptor.
+        return Err("its operands are not of 16 bits, and its rows are reduced or multiplied again");
     }
     let groups = wgmma::split(shape, num_warps, dtype)
         .ok_or("it takes 64 rows and 8 to 256 columns a warpgroup of 4 warps")?;
@@ -161,6 +170,7 @@ fn warpgroups<'c>(
     }
     match described(*lhs, false, wgmma::M) {
         Some(false) => Err("no descriptor describes its lhs"),
+        None if !is_wide => Err("its lhs is not of 16 bits, nor a load's tile"),
         _ => Ok(groups),
     }
 }
