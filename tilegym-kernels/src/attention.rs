@@ -5,18 +5,22 @@ use tile::DType;
 use tile::contract::Problem;
 use tile::prelude::*;
 
-/// One block of the online softmax (Milakov and Gimelshein, 2018) over scores in base 2, minus infinity where a key is
-/// hidden: the block's weights, by how much what was summed before shrinks, the new maximum and sum of each row.
+/// One block of the online softmax (Milakov and Gimelshein, 2018) over scores, minus infinity where a key is hidden:
+/// the block's weights, by how much what was summed before shrinks, the new maximum and sum of each row.
+///
+/// Scores times `scale` are in base 2, and so is the maximum that is carried. Since `scale` is positive, the largest
+/// score is found before it is scaled, and scaling and subtracting are one operation for each score.
 #[tile_fn]
 pub(crate) fn online_softmax(
     scores: Tile<f32>,
+    scale: f32,
     row_max: Tile<f32>,
     row_sum: Tile<f32>,
 ) -> (Tile<f32>, Tile<f32>, Tile<f32>, Tile<f32>) {
-    let new_max = maximum(row_max, scores.reduce_max(1));
+    let new_max = maximum(row_max, scores.reduce_max(1) * scale);
     // A row that has seen no key yet has a maximum of -inf; subtracting 0 instead keeps its weights 0.
     let base = select(new_max.ne(f32::NEG_INFINITY), new_max, 0.0);
-    let weights = (scores - base).exp2();
+    let weights = fma(scores, scale, -base).exp2();
     let rescale = (row_max - base).exp2();
     (weights, rescale, new_max, row_sum * rescale + weights.reduce_sum(1))
 }

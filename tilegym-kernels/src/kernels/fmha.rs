@@ -48,7 +48,8 @@ pub fn fmha<
     out: TensorMut<O, 4>,
     scale: f32,
 ) {
-    let m = program_id(0);
+    // The last queries see the most keys: their programs start first.
+    let m = if CAUSAL { num_programs(0) - 1 - program_id(0) } else { program_id(0) };
     let head = program_id(1);
     let batch = program_id(2);
     let kv_head = head / (q.dim(1) / k.dim(1));
@@ -72,9 +73,9 @@ pub fn fmha<
         let dots = mma(queries, keys.t(), zeros::<f32>([TILE_M, TILE_N]));
         let cols = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
         let hidden = full::<f32>([TILE_M, TILE_N], f32::NEG_INFINITY);
-        let scores = select(cols.le(limit), dots * scale_log2, hidden);
+        let scores = select(cols.le(limit), dots, hidden);
 
-        let (weights, rescale, new_max, new_sum) = online_softmax(scores, row_max, row_sum);
+        let (weights, rescale, new_max, new_sum) = online_softmax(scores, scale_log2, row_max, row_sum);
         (row_max, row_sum) = (new_max, new_sum);
         let values = v.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
         acc = mma(weights.cast::<O>(), values.cast::<O>(), acc * rescale);

@@ -56,7 +56,8 @@ pub fn fmha_extended<
     window: i32,
     soft_cap: f32,
 ) {
-    let m = program_id(0);
+    // The last queries see the most keys: their programs start first.
+    let m = if CAUSAL { num_programs(0) - 1 - program_id(0) } else { program_id(0) };
     let head = program_id(1);
     let batch = program_id(2);
     let kv_head = head / (q.dim(1) / k.dim(1));
@@ -65,6 +66,8 @@ pub fn fmha_extended<
     // Where the block's first query is among the keys, and how many places a query sees to a side.
     let first = (m * TILE_M) as i32 + seq_k - seq_q;
     let reach = (window - 1).min(seq_k + seq_q);
+    // What takes scores, scaled or capped, to base 2.
+    let scale_log2 = if SOFT_CAP { soft_cap } else { scale } * std::f32::consts::LOG2_E;
 
     let queries = q.load([batch, head, m, 0], [1, 1, TILE_M, HEAD_DIM]).reshape([TILE_M, HEAD_DIM]);
     let place = (iota(TILE_M) + first).expand_dims(1);
@@ -98,16 +101,12 @@ pub fn fmha_extended<
     for j in begin as usize / TILE_N..cdiv(end as usize, TILE_N) {
         let keys = k.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
         let dots = mma(queries, keys.t(), zeros::<f32>([TILE_M, TILE_N]));
-        let scores = if SOFT_CAP {
-            (dots * (scale / soft_cap)).tanh() * (soft_cap * std::f32::consts::LOG2_E)
-        } else {
-            dots * (scale * std::f32::consts::LOG2_E)
-        };
+        let scores = if SOFT_CAP { (dots * (scale / soft_cap)).tanh() } else { dots };
         let cols = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
         let seen = if WINDOW { cols.le(limit) & cols.ge(place - reach) } else { cols.le(limit) };
         let scores = select(seen, scores, f32::NEG_INFINITY);
 
-        let (weights, rescale, new_max, new_sum) = online_softmax(scores, row_max, row_sum);
+        let (weights, rescale, new_max, new_sum) = online_softmax(scores, scale_log2, row_max, row_sum);
         (row_max, row_sum) = (new_max, new_sum);
         let values = v.load([batch, kv_head, j, 0], [1, 1, TILE_N, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
         acc = mma(weights.cast::<O>(), values.cast::<O>(), acc * rescale);

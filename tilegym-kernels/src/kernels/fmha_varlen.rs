@@ -54,7 +54,8 @@ pub fn fmha_varlen<
     scale: f32,
     window: i32,
 ) {
-    let m = program_id(0);
+    // The last queries see the most keys: their programs start first.
+    let m = if CAUSAL { num_programs(0) - 1 - program_id(0) } else { program_id(0) };
     let head = program_id(1);
     let batch = program_id(2);
     let kv_head = head / (q.dim(1) / k.dim(1));
@@ -100,9 +101,9 @@ pub fn fmha_varlen<
         let dots = mma(queries, keys.t(), zeros::<f32>([TILE_M, TILE_N]));
         let cols = (iota(TILE_N) + (j * TILE_N) as i32).expand_dims(0);
         let seen = if WINDOW { cols.le(limit) & cols.ge(place - reach) } else { cols.le(limit) };
-        let scores = select(seen, dots * scale_log2, f32::NEG_INFINITY);
+        let scores = select(seen, dots, f32::NEG_INFINITY);
 
-        let (weights, rescale, new_max, new_sum) = online_softmax(scores, row_max, row_sum);
+        let (weights, rescale, new_max, new_sum) = online_softmax(scores, scale_log2, row_max, row_sum);
         (row_max, row_sum) = (new_max, new_sum);
         let values = own_v.load([j, kv_head, 0], [TILE_N, 1, HEAD_DIM]).reshape([TILE_N, HEAD_DIM]);
         acc = mma(weights.cast::<O>(), values.cast::<O>(), acc * rescale);
