@@ -9,7 +9,13 @@ pub(super) static TARGET: Target = Target {
     part: "sm_100",
     compute_capability: (10, 0),
     ptx_version: (8, 6),
-    passes: &[Pass::DecomposeScaled, Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &[
+        Pass::SplitMasks,
+        Pass::DecomposeScaled,
+        Pass::AssignLayouts,
+        Pass::PipelineLoads,
+        Pass::AllocateShared,
+    ],
     limits: Limits {
         smem_per_cta_bytes: 232_448,
         smem_per_sm_bytes: 228 * 1024,

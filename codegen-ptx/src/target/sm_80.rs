@@ -9,7 +9,13 @@ pub(super) static TARGET: Target = Target {
     part: "sm_80",
     compute_capability: (8, 0),
     ptx_version: (8, 0),
-    passes: &[Pass::DecomposeScaled, Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &[
+        Pass::SplitMasks,
+        Pass::DecomposeScaled,
+        Pass::AssignLayouts,
+        Pass::PipelineLoads,
+        Pass::AllocateShared,
+    ],
     limits: Limits {
         smem_per_cta_bytes: 166_912,
         smem_per_sm_bytes: 164 * 1024,

@@ -8,7 +8,8 @@ use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::target::Target;
-use tile_ir::types::{blocks_of, name_of, nested_ops, ops_of};
+use melior::ir::operation::OperationLike;
+use tile_ir::types::{Op, blocks_of, name_of, nested_ops, operands_of, ops_of, shape_of, type_of};
 use tile_ir::{Module, TileContext};
 use tile_lang::{Config, DType};
 
@@ -74,11 +75,11 @@ fn keys_and_values_are_waited_for_apart() {
 
 /// What the loop with two products does, in order: products, waits, barriers, and what costs most of the rest.
 fn loop_of_products(module: &Module) -> Vec<String> {
-    let is_product = |op: &tile_ir::types::Op| name_of(*op) == "tgpu.wgmma";
+    let is_product = |op: &Op| name_of(*op) == "tgpu.wgmma";
     let loops = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for");
     let body = |op| ops_of(blocks_of(op)[0]).collect::<Vec<_>>();
     let body = loops.map(body).find(|body| body.iter().filter(|op| is_product(op)).count() == 2).unwrap();
-    let told = |op: &tile_ir::types::Op| match GpuOp::of(*op) {
+    let told = |op: &Op| match GpuOp::of(*op) {
         Some(GpuOp::WgmmaWait { pending, .. }) => Some(format!("wait {pending}")),
         Some(
             GpuOp::Wgmma { .. }
@@ -178,6 +179,30 @@ fn warpgroups_without_turns_say_why() {
         assert!(remarks.iter().any(|r| r.contains("no turns are taken") && r.contains(why)), "{remarks:#?}");
         assert_eq!(count(&module, |op| matches!(op, GpuOp::OpenTurns | GpuOp::TakeTurn)), 0);
     }
+}
+
+/// The mask's branch neither keeps the copies from a warp of their own nor the scores from starting ahead.
+#[test]
+fn masks_are_branches_that_only_compute() {
+    let context = dialect::context(&[]);
+    let source = parse(&context, FMHA);
+    let branches = |module: &Module| {
+        let in_loop = |op: &Op| op.parent_operation().is_some_and(|p| name_of(p) == "scf.for");
+        let branches = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.if");
+        branches.filter(in_loop).count()
+    };
+    let (module, remarks) = lower(&source, |_| {});
+    assert!(remarks.iter().any(|r| r.contains("applied only in iterations that need it")), "{remarks:#?}");
+    assert!(remarks.iter().any(|r| r.contains("is started in the one before")), "{remarks:#?}");
+    assert_eq!(branches(&module), 1, "{}", module.to_text());
+    let compute = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "arith.select");
+    let masks = compute.filter(|op| shape_of(type_of(operands_of(*op)[0])).is_some_and(|s| s[1] > 1));
+    for mask in masks {
+        assert_eq!(name_of(mask.parent_operation().unwrap()), "scf.if", "{}", module.to_text());
+    }
+    let (module, remarks) = lower(&source, |cx| cx.switches.split_masks = false);
+    assert!(!remarks.iter().any(|r| r.contains("split-masks")), "{remarks:#?}");
+    assert_eq!(branches(&module), 0);
 }
 
 #[test]

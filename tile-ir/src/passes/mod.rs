@@ -4,12 +4,14 @@ mod canonicalize;
 mod cse;
 mod effects;
 mod hoist_invariants;
+mod split_masks;
 mod unused_carried;
 
 use crate::module::Module;
 use crate::verify::{VerifyError, verify};
 pub use canonicalize::int_constant;
 pub use effects::{Effect, effect, written_views};
+pub use split_masks::split_masks;
 
 /// A rewriting of a module that keeps its meaning.
 #[derive(Clone, Copy, Debug)]
@@ -26,8 +28,11 @@ pub const CSE: Pass = Pass { name: "cse", run: cse::run };
 /// Moves what does not change out of loops.
 pub const HOIST_INVARIANTS: Pass = Pass { name: "hoist-invariants", run: hoist_invariants::run };
 
+/// Applies masks only in the iterations of a loop that need them.
+pub const SPLIT_MASKS: Pass = Pass { name: "split-masks", run: split_masks::run };
+
 /// Every pass.
-pub const ALL_PASSES: &[Pass] = &[CANONICALIZE, CSE, HOIST_INVARIANTS];
+pub const ALL_PASSES: &[Pass] = &[CANONICALIZE, CSE, HOIST_INVARIANTS, SPLIT_MASKS];
 
 /// The passes that every compilation runs, in order.
 pub const STANDARD_PASSES: &[Pass] = &[CANONICALIZE, CSE, HOIST_INVARIANTS];

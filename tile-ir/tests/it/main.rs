@@ -10,3 +10,4 @@ mod language;
 mod lower;
 mod programs;
 mod random;
+mod split_masks;

@@ -8,6 +8,7 @@ mod fence_operands;
 mod overlap_products;
 mod pipeline_loads;
 mod rewrite;
+mod split_masks;
 mod start_ahead;
 mod take_turns;
 mod two_in_flight;
@@ -27,6 +28,8 @@ use tile_lang::{Config, DType};
 /// A rewrite of a whole module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pass {
+    /// Tile dialect to tile dialect: masks are applied only in iterations that need them.
+    SplitMasks,
     /// Tile dialect to tile dialect: products of operands with scales become products of widened operands.
     DecomposeScaled,
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
@@ -49,7 +52,8 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 9] = [
+    pub const ALL: [Pass; 10] = [
+        Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::AssignLayouts,
         Pass::WarpSpecialize,
@@ -64,6 +68,7 @@ impl Pass {
     /// The pass's name: `assign-layouts`.
     pub fn name(self) -> &'static str {
         match self {
+            Pass::SplitMasks => "split-masks",
             Pass::DecomposeScaled => "decompose-scaled",
             Pass::AssignLayouts => "assign-layouts",
             Pass::PipelineLoads => "pipeline-loads",
@@ -94,6 +99,7 @@ impl Pass {
     /// See [`PassError`].
     pub fn run<'c>(self, module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
         match self {
+            Pass::SplitMasks => Ok(split_masks::run(module, cx)),
             Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
@@ -300,7 +306,7 @@ pub fn run_passes<'c>(
         let changed = module.to_text();
         cx.conclude(pass, before, text != changed);
         text = changed;
-        if pass == Pass::DecomposeScaled {
+        if matches!(pass, Pass::SplitMasks | Pass::DecomposeScaled) {
             debug_assert!(tile_ir::verify(&module).is_ok(), "the tile dialect's rules hold after {pass}");
         } else if cfg!(debug_assertions) {
             verify(&module).map_err(|violations| PassError::Malformed { pass, violations })?;
