@@ -92,6 +92,9 @@ pub struct Compiled {
     pub checks: Vec<Check>,
     /// Maps of tensor arguments, the kernel's last parameters.
     pub tensor_maps: Vec<TensorMap>,
+    /// The kernel runs all programs of a grid in any number of CTAs along x. It takes the grid's three extents, i32,
+    /// after its arguments; programs and CTAs together are to be fewer than 2^31.
+    pub persistent: bool,
     /// What passes did and did not do.
     pub remarks: Vec<Remark>,
     /// Shared memory by buffer, warps by role.
@@ -224,6 +227,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         num_threads: (options.num_warps + needs.producer_warps as u32) * 32,
         checks,
         tensor_maps: needs.tensor_maps,
+        persistent: needs.persistent,
         remarks: passes.remarks,
         resources,
         timing,

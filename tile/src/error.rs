@@ -473,6 +473,19 @@ pub enum LaunchError {
         /// The grid.
         grid: [usize; 3],
     },
+    /// More programs than CTAs that each run several can count.
+    #[error(
+        "kernel `{kernel}`: grid {grid:?} is too large for persistent = 1, which counts up to {most} programs; \
+         launch it with persistent = 0"
+    )]
+    TooManyPrograms {
+        /// The kernel.
+        kernel: &'static str,
+        /// The grid.
+        grid: [usize; 3],
+        /// The most programs.
+        most: usize,
+    },
     /// A const parameter without a value.
     #[error(
         "kernel `{kernel}`: const parameter {name} has no value; it is not tuned, so set it in the configuration"

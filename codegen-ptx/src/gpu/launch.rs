@@ -4,7 +4,10 @@ use super::dialect::Smem;
 use super::ops::GpuOp;
 use serde::{Deserialize, Serialize};
 use tile_ir::Module;
-use tile_ir::types::{args_of, nested_ops, type_of, view_of};
+use tile_ir::types::{args_of, int_attr, nested_ops, type_of, view_of};
+
+/// Attribute of a function whose CTAs walk over the programs of a grid, the extents of which are its last arguments.
+pub(crate) const PERSISTENT: &str = "tgpu.persistent";
 
 /// A map of a tensor argument, from which bulk copies take blocks. The host encodes it, for the tensor's address,
 /// extents and strides, with zeros where a block leaves the tensor; the kernel takes it as a parameter of 128
@@ -26,6 +29,8 @@ pub struct LaunchNeeds {
     pub producer_warps: usize,
     /// The tensor maps, by number.
     pub tensor_maps: Vec<TensorMap>,
+    /// Each CTA walks over programs of the grid.
+    pub persistent: bool,
 }
 
 impl LaunchNeeds {
@@ -33,7 +38,8 @@ impl LaunchNeeds {
     pub fn of(module: &Module) -> LaunchNeeds {
         let arguments = args_of(module.entry());
         let views: Vec<_> = arguments.into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
-        let mut needs = LaunchNeeds::default();
+        let persistent = int_attr(module.function(), PERSISTENT).is_some();
+        let mut needs = LaunchNeeds { persistent, ..LaunchNeeds::default() };
         let mut maps = Vec::new();
         for op in nested_ops(module.function()) {
             match GpuOp::of(op) {

@@ -57,7 +57,7 @@ pub struct LowerOptions<'a> {
 /// Lowers a module of the gpu level, buffers allocated, to one of the LLVM and NVVM dialects.
 ///
 /// The kernel's parameters are, for each tensor: its address, its extents (i32), its strides in elements (i64);
-/// for each scalar: itself, sizes and bools as i32. A kernel with checks takes one more: the address of four zeroed
+/// for each scalar: itself, sizes and bools as i32. A persistent one takes the grid's extents next. A kernel with checks takes one more: the address of four zeroed
 /// 32-bit words, where the first check that fails leaves its number plus one and the program's ids.
 /// The tensor maps come last.
 ///

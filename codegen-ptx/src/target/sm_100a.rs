@@ -12,6 +12,7 @@ pub(super) static TARGET: Target = Target {
     passes: &[
         Pass::SplitMasks,
         Pass::DecomposeScaled,
+        Pass::Persist,
         Pass::AssignLayouts,
         Pass::PipelineLoads,
         Pass::AllocateShared,

@@ -14,7 +14,7 @@ const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
 
 /// Options with which the kernels are compiled unless a test says otherwise.
-fn options(target: &str, num_stages: u32) -> CompileOptions {
+pub fn options(target: &str, num_stages: u32) -> CompileOptions {
     CompileOptions {
         target: Target::from_name(target).unwrap(),
         num_warps: 4,
@@ -28,7 +28,7 @@ fn options(target: &str, num_stages: u32) -> CompileOptions {
 }
 
 /// Compiles a kernel whose tensors are all aligned, or not at all.
-fn build(kernel: &str, mut options: CompileOptions, aligned: bool) -> Result<Compiled, LowerError> {
+pub fn build(kernel: &str, mut options: CompileOptions, aligned: bool) -> Result<Compiled, LowerError> {
     with_context(|context| {
         let module = Module::parse(context, kernel).unwrap_or_else(|e| panic!("{e}"));
         let views = args_of(module.entry()).into_iter().filter_map(|a| view_of(type_of(a)));
@@ -45,7 +45,7 @@ fn build(kernel: &str, mut options: CompileOptions, aligned: bool) -> Result<Com
 }
 
 /// Assembles; nothing where there is no assembler.
-fn assemble(compiled: &Compiled) -> Option<(Report, String)> {
+pub fn assemble(compiled: &Compiled) -> Option<(Report, String)> {
     let assembler = assembler()?;
     let report = assembler.assemble(&compiled.ptx, compiled.target).unwrap_or_else(|e| panic!("{e}"));
     let sass = assembler.disassemble(&report.cubin).unwrap_or_else(|e| panic!("{e}"));
@@ -131,7 +131,7 @@ fn operands_of_8_bits_multiply_by_wgmma() {
 }
 
 /// Attention with blocks of `rows` queries by `keys` keys.
-fn fmha([rows, keys, depth]: [usize; 3]) -> String {
+pub fn fmha([rows, keys, depth]: [usize; 3]) -> String {
     include_str!("../kernels/fmha_any.mlir")
         .replace("ROWS", &rows.to_string())
         .replace("KEYS", &keys.to_string())

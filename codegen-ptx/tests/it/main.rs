@@ -5,5 +5,6 @@ mod hopper;
 mod lowering;
 mod narrow;
 mod passes;
+mod persist;
 mod support;
 mod verify;

@@ -27,6 +27,9 @@ pub(crate) struct Loaded {
     pub function: sys::CUfunction,
     pub num_threads: u32,
     pub smem_bytes: u32,
+    /// For a kernel whose CTAs walk over the programs of a grid: how many CTAs the device runs at once, as the driver
+    /// says of the loaded code.
+    pub resident: Option<u32>,
     /// Why something was not done that could have been.
     pub remarks: Vec<String>,
     /// What a checked kernel checks; others nothing.
@@ -122,8 +125,14 @@ impl Gpu {
             Some(loaded) => loaded?,
             None => Module::load(self, kernel.name, ptx)?,
         };
+        let function = module.function(&compiled.entry, compiled.smem_bytes)?;
+        let resident = match compiled.persistent {
+            true => Some(self.resident_ctas(function, compiled.num_threads, compiled.smem_bytes)?),
+            false => None,
+        };
         Ok(Loaded {
-            function: module.function(&compiled.entry, compiled.smem_bytes)?,
+            function,
+            resident,
             num_threads: compiled.num_threads,
             smem_bytes: compiled.smem_bytes as u32,
             remarks,
@@ -139,6 +148,27 @@ impl Gpu {
             },
             _module: module,
         })
+    }
+
+    /// How many CTAs of a kernel the device runs at once.
+    fn resident_ctas(
+        &self,
+        function: sys::CUfunction,
+        num_threads: u32,
+        smem_bytes: usize,
+    ) -> Result<u32, LaunchError> {
+        let ctas = self.call("asking how many CTAs fit", || {
+            // SAFETY: the caller keeps the function's module.
+            unsafe {
+                result::occupancy::max_active_block_per_multiprocessor(
+                    function,
+                    num_threads as i32,
+                    smem_bytes,
+                )
+            }
+        })?;
+        // A CTA that does not fit is refused by its launch, with the reason.
+        Ok(self.properties().sm_count * (ctas.max(1) as u32))
     }
 
     /// What the driver says of a loaded kernel.

@@ -55,6 +55,36 @@ fn params(args: &[Arg<'_>]) -> Params {
     params
 }
 
+/// The most programs that CTAs of which `resident` run at once can walk over: they count in 32 bits, past the end by
+/// as many as there are CTAs.
+fn most_programs(resident: u32) -> usize {
+    (i32::MAX as usize - 1).saturating_sub(resident as usize)
+}
+
+/// Adds what a persistent kernel takes of its grid to the parameters.
+fn add_grid(
+    kernel: &'static str,
+    resident: Option<u32>,
+    grid: [usize; 3],
+    params: &mut Params,
+) -> Result<(), LaunchError> {
+    let Some(most) = resident.map(most_programs) else { return Ok(()) };
+    if grid.iter().try_fold(1usize, |n, &extent| n.checked_mul(extent)).is_none_or(|n| n > most) {
+        return Err(LaunchError::TooManyPrograms { kernel, grid, most });
+    }
+    grid.iter().for_each(|&extent| params.push(extent as u64));
+    Ok(())
+}
+
+/// The CTAs to launch for a grid of programs: one for each, or as many as run at once, which walk over them. What
+/// `add_grid` takes has a product that fits.
+fn ctas(resident: Option<u32>, grid: [u32; 3]) -> (u32, u32, u32) {
+    match resident {
+        Some(resident) => (grid.iter().product::<u32>().min(resident), 1, 1),
+        None => grid.into(),
+    }
+}
+
 /// Asks a stream to run a loaded kernel.
 fn submit(
     kernel: &'static str,
@@ -71,13 +101,12 @@ fn submit(
     let gpu = stream.gpu();
     let mut pointers = params.pointers();
     let block = (loaded.num_threads, 1, 1);
-    let (x, y, z) = grid.into();
     // SAFETY: the parameters are those of the compiled kernel, in order; the launch's checks hold for the tensors,
     // whose memory the stream may use and is not freed before the stream is done with it.
     let launched = gpu.context().bind_to_thread().and_then(|()| unsafe {
         result::launch_kernel(
             loaded.function,
-            (x, y, z),
+            ctas(loaded.resident, grid),
             block,
             loaded.smem_bytes,
             stream.raw(),
@@ -133,7 +162,9 @@ pub(crate) fn launch(
             memory.acquire(stream, *access)?;
         }
     }
-    let (mut words, grid) = (params(args), grid.map(|extent| extent as u32));
+    let mut words = params(args);
+    add_grid(kernel, loaded.resident, grid, &mut words)?;
+    let grid = grid.map(|extent| extent as u32);
     if loaded.checks.is_empty() {
         let other = add_maps(loaded, args, &mut words)?;
         return submit(kernel, other.as_ref().unwrap_or(loaded), stream, grid, &words);
@@ -159,6 +190,7 @@ impl Gpu {
         let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
         let loaded = self.load(kernel, bindings, config, &facts, false)?;
         let mut words = params(args);
+        add_grid(kernel.name, loaded.resident, grid, &mut words)?;
         let loaded = add_maps(&loaded, args, &mut words)?.unwrap_or(loaded);
         let memory = args.iter().filter_map(|arg| match arg {
             Arg::Tensor { memory, access, .. } => Some(((*memory).clone(), *access)),
@@ -240,5 +272,35 @@ impl Prepared {
             smem_bytes: self.loaded.smem_bytes,
             threads: self.loaded.num_threads,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctas_that_walk_take_the_grid_as_parameters() {
+        let mut params = Params::default();
+        add_grid("k", Some(264), [3, 70_000, 2], &mut params).unwrap();
+        assert_eq!(params.pointers().len(), 3);
+        assert_eq!(ctas(Some(264), [3, 70_000, 2]), (264, 1, 1));
+        assert_eq!(ctas(Some(264), [5, 4, 3]), (60, 1, 1));
+        let mut none = Params::default();
+        add_grid("k", None, [3, 4, 5], &mut none).unwrap();
+        assert!(none.pointers().is_empty());
+        assert_eq!(ctas(None, [3, 4, 5]), (3, 4, 5));
+    }
+
+    #[test]
+    fn grids_that_overflow_the_count_are_refused() {
+        let most = most_programs(264);
+        let refused = |grid| add_grid("k", Some(264), grid, &mut Params::default()).is_err();
+        assert!(!refused([most, 1, 1]));
+        assert!(
+            refused([most + 1, 1, 1]) && refused([i32::MAX as usize, 2, 1]) && refused([usize::MAX, 2, 1])
+        );
+        // The counter of the last iteration, and the one behind it.
+        assert!(most - 1 + 264 <= i32::MAX as usize);
     }
 }

@@ -6,6 +6,7 @@ mod copies;
 mod decompose_scaled;
 mod fence_operands;
 mod overlap_products;
+mod persist;
 mod pipeline_loads;
 mod rewrite;
 mod split_masks;
@@ -32,6 +33,8 @@ pub enum Pass {
     SplitMasks,
     /// Tile dialect to tile dialect: products of operands with scales become products of widened operands.
     DecomposeScaled,
+    /// Tile dialect to tile dialect: each CTA walks over programs of the grid.
+    Persist,
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
@@ -52,9 +55,10 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 10] = [
+    pub const ALL: [Pass; 11] = [
         Pass::SplitMasks,
         Pass::DecomposeScaled,
+        Pass::Persist,
         Pass::AssignLayouts,
         Pass::WarpSpecialize,
         Pass::StartAhead,
@@ -70,6 +74,7 @@ impl Pass {
         match self {
             Pass::SplitMasks => "split-masks",
             Pass::DecomposeScaled => "decompose-scaled",
+            Pass::Persist => "persist",
             Pass::AssignLayouts => "assign-layouts",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
@@ -101,6 +106,7 @@ impl Pass {
         match self {
             Pass::SplitMasks => Ok(split_masks::run(module, cx)),
             Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
+            Pass::Persist => Ok(persist::run(module, cx)),
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
@@ -306,7 +312,7 @@ pub fn run_passes<'c>(
         let changed = module.to_text();
         cx.conclude(pass, before, text != changed);
         text = changed;
-        if matches!(pass, Pass::SplitMasks | Pass::DecomposeScaled) {
+        if matches!(pass, Pass::SplitMasks | Pass::DecomposeScaled | Pass::Persist) {
             debug_assert!(tile_ir::verify(&module).is_ok(), "the tile dialect's rules hold after {pass}");
         } else if cfg!(debug_assertions) {
             verify(&module).map_err(|violations| PassError::Malformed { pass, violations })?;

@@ -47,6 +47,27 @@ fn product<T: Float>(device: &Device, [m, n, k]: [usize; 3], tile: [usize; 3], t
 }
 
 #[test]
+fn ctas_that_walk_over_programs_agree_with_those_of_one() {
+    let Some(device) = gpu("ctas_that_walk_over_programs_agree_with_those_of_one") else { return };
+    // Fewer programs than CTAs at once, and many times as many.
+    for shape in [[130, 100, 200], [1000, 1500, 72]] {
+        let a = TensorBuf::from_fn([shape[0], shape[2]], |[i, j]| f16::from_f64(noise(1, i * shape[2] + j)));
+        let b = TensorBuf::from_fn([shape[1], shape[2]], |[i, j]| f16::from_f64(noise(2, i * shape[2] + j)));
+        let c = TensorBuf::<f16, 2>::full([shape[0], shape[1]], f16::from_f64(f64::NAN));
+        let (on_a, on_b) = (a.to_device(&device).unwrap(), b.to_device(&device).unwrap());
+        let run = |persistent| {
+            let config =
+                matmul::Config { tile_m: 16, tile_n: 16, tile_k: 16, persistent, ..Default::default() };
+            let mut on_c = c.to_device(&device).unwrap();
+            let grid = [shape[0].div_ceil(16), shape[1].div_ceil(16)];
+            matmul(&on_a, &on_b, &mut on_c).grid(grid).config(config).launch(&device).unwrap();
+            on_c.to_host().unwrap().to_vec()
+        };
+        assert_eq!(run(false), run(true), "{shape:?}");
+    }
+}
+
+#[test]
 fn gpu_and_cpu_agree_through_the_same_call() {
     let Some(device) = gpu("gpu_and_cpu_agree_through_the_same_call") else { return };
     for (shape, tile) in [

@@ -1,0 +1,96 @@
+//! Lets each CTA run several programs, one after the other.
+//!
+//! Input: the tile dialect, one program of the grid. Output: the same function with the three extents of the grid as
+//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. CTA `c` of `n` runs
+//! the programs `c`, `c + n`, and so on of the grid's linear order, in which x runs fastest and z slowest. Invariant:
+//! every program runs once, whatever the number of CTAs; `program_id` and `num_programs` are those of the grid.
+//!
+//! Later passes see a loop like any other: a warp that copies runs it too, so that the first blocks of the next
+//! program come while the present one is stored. The loop counts in 32 bits, so that a launch must see to it that
+//! programs and CTAs together are fewer than 2^31. A kernel with checks stays as it is, since a failed check tells
+//! its program by the CTA.
+
+use super::{Pass, PassContext};
+use crate::gpu::launch::PERSISTENT;
+use melior::ir::BlockLike;
+use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
+use melior::ir::operation::OperationLike;
+use melior::ir::r#type::FunctionType;
+use melior::ir::{Attribute, Identifier, Type};
+use std::convert::Infallible;
+use tile_ir::types::{
+    Op, Val, args_of, attr, erase, move_before, nested_ops, ops_of, replace_uses, results_of, set_attr,
+    type_of,
+};
+use tile_ir::{Builder, Module, TileOp};
+
+/// The grid's extents among the function's arguments.
+const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
+
+/// Runs the pass.
+pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
+    if !cx.switches.persistent {
+        return module;
+    }
+    let ops: Vec<Op> = ops_of(module.entry()).collect();
+    let Some((_, program)) = ops.split_last() else { return module };
+    let Some(&first) = program.first() else { return module };
+    let inside = nested_ops(module.function());
+    if inside.iter().any(|op| matches!(TileOp::of(*op), Some(TileOp::Check { .. }))) {
+        cx.remark(Pass::Persist, None, "each program has a CTA of its own: the kernel has checks");
+        return module;
+    }
+    let extents = add_extents(&module);
+    let [x, y, z] = extents;
+    let mut b = Builder::before(module.context(), first);
+    b.set_location(module.function().location());
+    let programs = b.same("arith.muli", &[b.same("arith.muli", &[x, y]), z]);
+    let mut ids = extents;
+    let Ok(_) = b.for_loop([b.program_id(0), programs, b.num_programs(0)], &[], |b, number, _| {
+        let row = b.same("arith.divui", &[number, x]);
+        ids = [
+            b.same("arith.remui", &[number, x]),
+            b.same("arith.remui", &[row, y]),
+            b.same("arith.divui", &[row, y]),
+        ];
+        Ok::<_, Infallible>(Vec::new())
+    });
+    for op in inside {
+        let value = match TileOp::of(op) {
+            Some(TileOp::ProgramId { axis }) => ids[axis],
+            Some(TileOp::NumPrograms { axis }) => extents[axis],
+            _ => continue,
+        };
+        replace_uses(results_of(op)[0], value);
+    }
+    let walk = ops_of(module.entry()).take_while(|op| *op != first).last().expect("the loop was just made");
+    let end = ops_of(tile_ir::types::blocks_of(walk)[0]).last().expect("a loop's body has a terminator");
+    program.iter().for_each(|op| move_before(*op, end));
+    nested_ops(walk).into_iter().filter(|op| is_id(*op)).for_each(erase);
+    set_attr(module.function(), PERSISTENT, b.int(1));
+    module
+}
+
+/// Whether an operation asks for the place of the program in its grid.
+fn is_id(op: Op) -> bool {
+    matches!(TileOp::of(op), Some(TileOp::ProgramId { .. } | TileOp::NumPrograms { .. }))
+}
+
+/// Adds the grid's extents to the function's arguments.
+fn add_extents<'c>(module: &Module<'c>) -> [Val<'c>; 3] {
+    let (context, function, entry) = (module.context(), module.function(), module.entry());
+    let extents = [(); 3].map(|()| -> Val { entry.add_argument(Type::index(context), function.location()) });
+    let types: Vec<Type> = args_of(entry).into_iter().map(type_of).collect();
+    let ty = FunctionType::new(context, &types, &[]);
+    set_attr(function, "function_type", TypeAttribute::new(ty.into()).into());
+    if let Some(Ok(known)) = attr(function, "arg_attrs").map(ArrayAttribute::try_from) {
+        let named = EXTENTS.map(|name| -> Attribute {
+            let entry = (Identifier::new(context, "tile.name"), StringAttribute::new(context, name).into());
+            melior::ir::attribute::DictionaryAttribute::new(context, &[entry]).into()
+        });
+        let all: Vec<Attribute> =
+            (0..known.len()).filter_map(|i| known.element(i).ok()).chain(named).collect();
+        set_attr(function, "arg_attrs", ArrayAttribute::new(context, &all).into());
+    }
+    extents
+}
