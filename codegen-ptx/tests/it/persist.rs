@@ -9,7 +9,6 @@ use codegen_ptx::gpu::passes::{Pass, PassContext, Switches, run_passes};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::{CompileOptions, Target};
-use melior::ir::operation::OperationLike;
 use proptest::prelude::*;
 use tile_ir::interpret::{Arg, HostTensor, Interpreter, Scalar};
 use tile_ir::types::{
@@ -329,6 +328,6 @@ fn the_zoo_walks() {
     ] {
         let module = lower(&kernel(&context, name, DType::F16, &consts));
         assert!(LaunchNeeds::of(&module).persistent, "{name}");
-        assert!(module.function().region_count() == 1 && ops_of(module.entry()).any(is_for), "{name}");
+        assert!(ops_of(module.entry()).any(is_for), "{name}");
     }
 }
