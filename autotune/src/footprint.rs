@@ -89,7 +89,7 @@ impl LoopScan<'_> {
                     self.block(then);
                     self.block(otherwise);
                 }
-                Stmt::For { .. } | Stmt::While { .. } | Stmt::Check { .. } => {}
+                Stmt::For { .. } | Stmt::While { .. } | Stmt::Check { .. } | Stmt::ArriveLast { .. } => {}
             }
         }
     }

@@ -33,6 +33,7 @@ pub enum TileOp<'c> {
     Dim { view: Val<'c>, axis: usize },
     At { view: Val<'c>, index: Vec<Val<'c>> },
     Slice { view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c> },
+    ArriveLast { view: Val<'c>, index: Vec<Val<'c>>, count: Val<'c> },
     Check { cond: Val<'c>, message: String },
     Load { view: Val<'c>, index: Vec<Val<'c>> },
     Store { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c> },
@@ -65,6 +66,10 @@ impl<'c> TileOp<'c> {
             "slice" => {
                 let [view, start, len] = operands[..] else { return None };
                 TileOp::Slice { view, axis: axis()?, start, len }
+            }
+            "arrive_last" => {
+                let (count, rest) = operands.split_last()?;
+                TileOp::ArriveLast { view: *rest.first()?, index: rest[1..].to_vec(), count: *count }
             }
             "check" => TileOp::Check { cond: first()?, message: str_attr(op, "message")? },
             "load" => TileOp::Load { view: first()?, index: operands[1..].to_vec() },
@@ -293,6 +298,12 @@ impl<'c> Builder<'c> {
     pub fn slice(&self, view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c>) -> Val<'c> {
         let axis = self.int(axis as i64);
         self.value("tile.slice", &[view, start, len], type_of(view), &[("axis", axis)])
+    }
+
+    /// `tile.arrive_last` at a counter.
+    pub fn arrive_last(&self, view: Val<'c>, index: &[Val<'c>], count: Val<'c>) -> Val<'c> {
+        let operands: Vec<_> = [view].into_iter().chain(index.iter().copied()).chain([count]).collect();
+        self.value("tile.arrive_last", &operands, element_type(self.context, DType::Bool), &[])
     }
 
     /// `tile.check` of a condition.

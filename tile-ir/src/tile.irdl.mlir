@@ -60,6 +60,17 @@ irdl.dialect @tile {
     irdl.results(part: %view)
   }
 
+  // Arrives at a counter of a view of i32 by its coordinates, behind the program's stores. True in the last of `count`
+  // programs, which sees what the others stored before they arrived, and leaves the counter at zero; false for a
+  // counter outside the view.
+  irdl.operation @arrive_last {
+    %view = irdl.base @tile::@view
+    %index = irdl.is index
+    %bool = irdl.is i1
+    irdl.operands(view: %view, index: variadic %index, count: %index)
+    irdl.results(last: %bool)
+  }
+
   // Reports where the condition is false; the program goes on or ends, as whoever runs it decides.
   irdl.operation @check {
     %bool = irdl.is i1

@@ -310,6 +310,20 @@ impl<'c> Check<'c> {
                     self.dtype_error(self.result(), "the tensor's");
                 }
             }
+            TileOp::ArriveLast { view, index, .. } => {
+                let crate::types::View { rank, dtype } = self.view(view);
+                if index.len() != rank {
+                    self.report(Rule::Rank { what: "the number of indices", found: index.len(), rank });
+                }
+                if dtype != DType::I32 {
+                    self.report(Rule::DType {
+                        value: "the tensor of counters".to_owned(),
+                        found: dtype.to_string(),
+                        expected: "i32",
+                    });
+                }
+                self.writable(view);
+            }
             TileOp::Check { .. } => {}
             TileOp::Load { view, index } => {
                 let tile = self.result();

@@ -98,6 +98,13 @@ pub const BUILTINS: &[Builtin] = &[
     op(On::Tensor, "store", &["index", "tile"], "Writes the block at `index`; what lies outside is dropped."),
     op(On::Tensor, "scatter", &["index", "tile"], "Writes elements by i32 index tiles."),
     op(On::Tensor, "scatter_masked", &["index", "tile", "mask"], "Writes the elements whose mask is true."),
+    op(
+        On::Tensor,
+        "arrive_last",
+        &["index", "count"],
+        "Counts this program's arrival, after its stores; true for the last of `count` programs, which sees all of \
+         theirs.",
+    ),
     op(On::Tile, "eq", &["other"], "Elementwise equality."),
     op(On::Tile, "ne", &["other"], "Elementwise inequality."),
     op(On::Tile, "lt", &["other"], "Elementwise `<`."),

@@ -9,6 +9,10 @@
 //!
 //! A place in a slice is counted from the tensor's own start, so where a slice starts takes part.
 //!
+//! Where a program is the last of those that arrived at a counter, the axes that the counter's index does not give
+//! back do not matter: one program of those that differ along them alone is there. What it loads was stored before
+//! it, if by programs of its own counter.
+//!
 //! A grid axis whose id every store gives back is proved: programs that differ there write different elements. Any
 //! other axis must have extent 1 for the launch to be safe.
 
@@ -37,6 +41,10 @@ pub fn unproved_axes(program: &Program) -> Vec<Unproved> {
         values: BTreeMap::new(),
         accesses: Vec::new(),
         opaque: 0,
+        arrival: None,
+        is_last: false,
+        varies: false,
+        refused: Vec::new(),
     };
     analysis.find_assigned(&program.body);
     analysis.visit(&program.body);
@@ -199,6 +207,26 @@ struct Access {
     sliced: BTreeSet<usize>,
     span: Span,
     is_store: bool,
+    when: When,
+}
+
+/// When an access happens, as seen from the arrival of its program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum When {
+    /// Before it; in a kernel without arrivals, always.
+    Before,
+    /// After it, in any program.
+    After,
+    /// After it, in the last program at the counter alone.
+    Last,
+}
+
+/// The arrival of a kernel's programs.
+struct Arrival {
+    /// The variables that hold its answer.
+    answers: BTreeSet<VarId>,
+    /// The axes whose program ids the counter's index gives back; programs that differ along others share one.
+    axes: BTreeSet<usize>,
 }
 
 struct Analysis<'a> {
@@ -207,6 +235,13 @@ struct Analysis<'a> {
     values: BTreeMap<VarId, Form>,
     accesses: Vec<Access>,
     opaque: usize,
+    arrival: Option<Arrival>,
+    /// In a block that the last program at a counter runs alone.
+    is_last: bool,
+    /// In a block that some programs run and others do not.
+    varies: bool,
+    /// Axes along which the arrival itself is not what it seems.
+    refused: Vec<Unproved>,
 }
 
 impl Analysis<'_> {
@@ -235,6 +270,12 @@ impl Analysis<'_> {
             match stmt {
                 Stmt::Let { var, value } => {
                     let form = self.form(value);
+                    if self.is_answer(value)
+                        && !self.assigned.contains(var)
+                        && let Some(arrival) = &mut self.arrival
+                    {
+                        arrival.answers.insert(*var);
+                    }
                     if !self.assigned.contains(var) {
                         self.values.insert(*var, form);
                     }
@@ -257,10 +298,16 @@ impl Analysis<'_> {
                     self.visit(body);
                 }
                 Stmt::If { cond, then, otherwise, .. } => {
-                    self.form(cond);
+                    let varies = self.varies;
+                    self.varies |= !self.form(cond).is_invariant();
+                    let was_last = self.is_last;
+                    self.is_last |= self.is_answer(cond);
                     self.visit(then);
+                    self.is_last = was_last;
                     self.visit(otherwise);
+                    self.varies = varies;
                 }
+                Stmt::ArriveLast { var, index, count, span, .. } => self.arrive(*var, index, count, *span),
                 Stmt::Store { tensor, index, value, span } => {
                     self.form(value);
                     self.access(tensor, index, value, *span, true);
@@ -275,6 +322,54 @@ impl Analysis<'_> {
                     }
                     self.access(tensor, index, value, *span, true);
                 }
+            }
+        }
+    }
+
+    /// True for the answer of the arrival.
+    fn is_answer(&self, value: &Expr) -> bool {
+        let answers = self.arrival.as_ref().map(|arrival| &arrival.answers);
+        matches!(value.kind, ExprKind::Var(var) if answers.is_some_and(|answers| answers.contains(&var)))
+    }
+
+    /// An arrival: all programs must make it, and `count` must be that of the programs that share a counter.
+    fn arrive(&mut self, var: VarId, index: &[Expr], count: &Expr, span: Span) {
+        let index: Vec<Form> = index.iter().map(|e| self.form(e)).collect();
+        let count = self.form(count).as_product();
+        let axes = recover(&index);
+        let of_axes = |atom: &Atom| matches!(atom, Atom::ProgramId(axis) if axes.contains(axis));
+        let reason = if self.varies {
+            Some("not every program arrives here".to_owned())
+        } else if !index.iter().all(|form| form.terms.keys().all(of_axes)) {
+            Some("which programs share a counter does not follow from its index".to_owned())
+        } else {
+            let shared = (0..3).filter(|axis| !axes.contains(axis));
+            let programs = shared.clone().fold(Product::number(1), |n, axis| n.times(&num_programs(axis)));
+            // A grid has one program along an axis that the count leaves out, or it is refused.
+            let missing: Vec<usize> = shared.filter(|axis| !names(&count, *axis)).collect();
+            let counted =
+                missing.iter().fold(count.clone(), |n, axis| n.map(|n| n.times(&num_programs(*axis))));
+            if counted == Some(programs) {
+                for axis in missing {
+                    let reason = format!(
+                        "the programs along axis {axis} share a counter, and the count leaves out num_programs({axis})"
+                    );
+                    self.refused.push(Unproved { axis, span, reason });
+                }
+                None
+            } else {
+                Some(
+                    "the count is not the product of num_programs over the axes that share a counter"
+                        .to_owned(),
+                )
+            }
+        };
+        match reason {
+            None => self.arrival = Some(Arrival { answers: BTreeSet::from([var]), axes }),
+            Some(reason) => {
+                self.refused.extend((0..3).map(|axis| Unproved { axis, span, reason: reason.clone() }));
+                // What follows is judged as if any program could be the last.
+                self.arrival = Some(Arrival { answers: BTreeSet::new(), axes });
             }
         }
     }
@@ -298,7 +393,12 @@ impl Analysis<'_> {
             let start = self.values.get(&slice.start).cloned().unwrap_or_else(|| self.opaque());
             index[slice.axis] = std::mem::take(&mut index[slice.axis]).add(&start, 1);
         }
-        self.accesses.push(Access { tensor: tensor.param, index, shape, sliced, span, is_store });
+        let when = match &self.arrival {
+            None => When::Before,
+            Some(_) if self.is_last => When::Last,
+            Some(_) => When::After,
+        };
+        self.accesses.push(Access { tensor: tensor.param, index, shape, sliced, span, is_store, when });
     }
 
     fn opaque(&mut self) -> Form {
@@ -422,6 +522,11 @@ impl Analysis<'_> {
         let stored: BTreeSet<ParamId> =
             self.accesses.iter().filter(|a| a.is_store).map(|a| a.tensor).collect();
         let mut unproved: Vec<Unproved> = Vec::new();
+        for refused in &self.refused {
+            if unproved.iter().all(|u| u.axis != refused.axis) {
+                unproved.push(refused.clone());
+            }
+        }
         let mut refuse = |axis: usize, span: Span, reason: String| {
             if unproved.iter().all(|u| u.axis != axis) {
                 unproved.push(Unproved { axis, span, reason });
@@ -429,8 +534,29 @@ impl Analysis<'_> {
         };
         for tensor in stored {
             let name = &self.program.params[tensor].name;
-            let mut accesses = self.accesses.iter().filter(|a| a.tensor == tensor);
-            let first = accesses.clone().find(|a| a.is_store).expect("a stored tensor has a store");
+            let all = self.accesses.iter().filter(|a| a.tensor == tensor);
+            // What happens after the arrival in any program is in no order with what the last one does.
+            let by_last = |a: &&Access| a.when == When::Last && all.clone().all(|a| a.when != When::After);
+            if let Some(arrival) = &self.arrival {
+                for last in all.clone().filter(by_last) {
+                    for (other, axis) in all.clone().flat_map(|other| {
+                        let met = last.is_store || other.is_store;
+                        let known = recover(&shared_index(last, other));
+                        let open = arrival.axes.iter().filter(move |axis| met && !known.contains(axis));
+                        open.map(move |axis| (other, *axis))
+                    }) {
+                        let verb = if last.is_store { "stores to" } else { "loads from" };
+                        let reason = format!(
+                            "the last program at a counter {verb} `{name}` here, where programs of another counter, along \
+                             axis {axis}, may {} too",
+                            if other.is_store { "store" } else { "load" }
+                        );
+                        refuse(axis, last.span, reason);
+                    }
+                }
+            }
+            let mut accesses = all.clone().filter(|a| !by_last(a));
+            let Some(first) = accesses.clone().find(|a| a.is_store) else { continue };
             let elsewhere =
                 |a: &&Access| a.index != first.index || a.shape != first.shape || a.sliced != first.sliced;
             if let Some(other) = accesses.find(elsewhere) {
@@ -456,6 +582,23 @@ impl Analysis<'_> {
         unproved.sort_by_key(|u| u.axis);
         unproved
     }
+}
+
+/// True when a product has the number of programs along an axis as a factor.
+fn names(product: &Option<Product>, axis: usize) -> bool {
+    let name = num_programs(axis).factors;
+    product.as_ref().is_some_and(|product| product.factors.iter().any(|f| name.contains(f)))
+}
+
+/// The parts of an index that two accesses have in common: where the accesses meet, these have one value.
+fn shared_index(a: &Access, b: &Access) -> Vec<Form> {
+    let same = |axis: &usize| {
+        let size = |x: &Access| x.shape.get(*axis).copied();
+        a.index[*axis] == b.index[*axis]
+            && size(a) == size(b)
+            && a.sliced.contains(axis) == b.sliced.contains(axis)
+    };
+    (0..a.index.len()).filter(same).map(|axis| a.index[axis].clone()).collect()
 }
 
 /// A size of a tile.

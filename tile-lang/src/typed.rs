@@ -264,6 +264,20 @@ pub enum Stmt {
         /// Where it is.
         span: Span,
     },
+    /// Arrives at a counter after all stores before it, and binds whether this program is the last of `count` to do
+    /// so; false where the counter is outside the tensor. The last one sees what the others stored before.
+    ArriveLast {
+        /// The answer, a scalar bool.
+        var: VarId,
+        /// A mutable tensor of i32, as long as nothing else uses it: zeros before and after.
+        tensor: View,
+        /// The counter's coordinates, index scalars, one a dimension.
+        index: Vec<Expr>,
+        /// How many programs arrive there, an index scalar.
+        count: Expr,
+        /// Where it is.
+        span: Span,
+    },
     /// Stops a checked launch where the condition is false.
     Check {
         /// A scalar bool.
@@ -457,6 +471,7 @@ impl Stmt {
             Stmt::For { lo, hi, step, .. } => vec![lo, hi, step],
             Stmt::While { cond, .. } | Stmt::If { cond, .. } | Stmt::Check { cond, .. } => vec![cond],
             Stmt::Store { index, value, .. } => index.iter_mut().chain([value]).collect(),
+            Stmt::ArriveLast { index, count, .. } => index.iter_mut().chain([count]).collect(),
             Stmt::Scatter { index, value, mask, .. } => {
                 index.iter_mut().chain([value]).chain(mask.as_mut()).collect()
             }

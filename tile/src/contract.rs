@@ -180,8 +180,9 @@ pub trait Contract: Send + Sync {
     /// How many programs to launch along each axis; of several steps, the first's.
     fn grid(&self, problem: &Problem, config: &Config) -> [usize; 3];
 
-    /// Device scratch that the steps hand results through; its contents do not matter before and after. None
-    /// unless a contract says so.
+    /// Device scratch that the steps hand results through; its contents do not matter before and after, but
+    /// integers, which count arrivals: zeros before the first launch, each launch leaves them zeros. None unless a
+    /// contract says so.
     fn workspace(&self, problem: &Problem, config: &Config) -> Vec<TensorSpec> {
         let _ = (problem, config);
         Vec::new()

@@ -193,6 +193,14 @@ pub enum KernelError {
         /// The other program.
         second: [usize; 3],
     },
+    /// A counter of arrivals that is not zero when a program arrives: an earlier launch failed, or it is no counter.
+    #[error("the counter at {element:?} holds {found}; counters are zero when a kernel starts")]
+    Counter {
+        /// The counter's coordinates.
+        element: Vec<usize>,
+        /// What it holds.
+        found: i32,
+    },
     /// The kernel's own scalar code panicked: an overflow, a failed conversion.
     #[error("{message}")]
     Panic {

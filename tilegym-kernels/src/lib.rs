@@ -14,7 +14,7 @@ mod products;
 mod rows;
 
 pub use gated::GatedContract;
-pub use kernels::decode_attention::{decode_attention, decode_merge, num_splits};
+pub use kernels::decode_attention::{decode_attention, num_splits};
 pub use kernels::decode_attention_contract::DecodeAttentionContract;
 pub use kernels::decode_attention_host::{CacheElement, DecodeAttention, DecodeError, DecodeSizes, KvCache};
 pub use kernels::fmha::{FmhaContract, fmha};

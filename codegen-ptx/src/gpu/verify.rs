@@ -150,6 +150,7 @@ fn check(op: Op) -> Result<(), Rule> {
             "tile.dim",
             "tile.at",
             "tile.slice",
+            "tile.arrive_last",
             "tile.check",
             "tile.cast",
         ];

@@ -512,6 +512,21 @@ impl<'c> Emitter<'c> {
         }
     }
 
+    /// As [`barrier`](Self::barrier); all threads learn whether the condition holds in any.
+    pub fn barrier_any(&mut self, condition: Val<'c>) -> Val<'c> {
+        let i1 = self.types.i1;
+        match self.barrier_threads {
+            None => {
+                let zero = self.i32(0);
+                self.call("llvm.nvvm.barrier.cta.red.or.aligned.all", &[zero, condition], i1)
+            }
+            Some(threads) => {
+                let (one, threads) = (self.i32(1), self.i32(threads as i64));
+                self.call("llvm.nvvm.barrier.cta.red.or.aligned.count", &[one, threads, condition], i1)
+            }
+        }
+    }
+
     /// The warp of this thread, in a form that shows the assembler that it is the same in all lanes.
     pub fn uniform_warp(&mut self) -> Val<'c> {
         if self.uniform_warp.is_none() {

@@ -3,6 +3,7 @@
 //! Each tile becomes as many values as its layout has registers; loops and branches become blocks with those
 //! values as arguments. One file lowers one family of operations.
 
+mod arrival;
 mod bulk;
 mod control;
 mod convert_layout;
@@ -345,10 +346,13 @@ impl<'c> Lowering<'c> {
                 self.set_result(op, Lowered::Scalar(extent));
                 Ok(())
             }
-            Some(("tile", kind @ ("at" | "slice" | "check"))) => match TileOp::of(op) {
+            Some(("tile", kind @ ("at" | "slice" | "check" | "arrive_last"))) => match TileOp::of(op) {
                 Some(TileOp::At { view, index }) => self.lower_at(op, view, &index),
                 Some(TileOp::Slice { view, axis, start, len }) => {
                     self.lower_slice(op, view, axis, start, len)
+                }
+                Some(TileOp::ArriveLast { view, index, count }) => {
+                    self.lower_arrival(op, view, &index, count)
                 }
                 Some(TileOp::Check { cond, message }) => self.lower_check(op, cond, message),
                 _ => Err(internal(op, &format!("malformed {kind}"))),

@@ -66,6 +66,30 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let is_fixed = !self.mutated.contains(&(root_view(view).to_raw().ptr as usize));
         self.order_access(view, false);
+        let (address, elements, inside) = self.element_address(op, view, index)?;
+        let view = self.view(op, view)?;
+        let width = elem_bytes(view.dtype);
+        let mut bits = match inside.filter(|_| is_fixed) {
+            Some(inside) => self.fixed_load(address, width, inside),
+            None => self.load(address, 0, width, inside)[0],
+        };
+        if view.dtype == DType::F4E2M1FN {
+            let number = self.e.convert("llvm.trunc", elements, self.e.types.i32);
+            let odd = self.e.and_const(number, 1);
+            bits = self.nibble(bits, odd);
+        }
+        let element = from_bits(&mut self.e, bits, view.dtype);
+        self.set_result(op, Lowered::Scalar(element));
+        Ok(())
+    }
+
+    /// The address of one element, its number, and whether it lies inside the view.
+    pub(super) fn element_address(
+        &mut self,
+        op: Op<'c>,
+        view: Val<'c>,
+        index: &[Val<'c>],
+    ) -> Result<(Val<'c>, Val<'c>, Option<Val<'c>>), LowerError> {
         let view = self.view(op, view)?;
         if view.dims.len() != index.len() {
             return Err(internal(op, "index and tensor differ in rank"));
@@ -83,20 +107,7 @@ impl<'c> Lowering<'c> {
             elements = e.add(elements, distance);
         }
         let bytes = super::global::bytes_of(&mut self.e, elements, view.dtype.bits() as usize);
-        let address = self.e.offset(view.pointer, bytes);
-        let width = elem_bytes(view.dtype);
-        let mut bits = match inside.filter(|_| is_fixed) {
-            Some(inside) => self.fixed_load(address, width, inside),
-            None => self.load(address, 0, width, inside)[0],
-        };
-        if view.dtype == DType::F4E2M1FN {
-            let number = self.e.convert("llvm.trunc", elements, self.e.types.i32);
-            let odd = self.e.and_const(number, 1);
-            bits = self.nibble(bits, odd);
-        }
-        let element = from_bits(&mut self.e, bits, view.dtype);
-        self.set_result(op, Lowered::Scalar(element));
-        Ok(())
+        Ok((self.e.offset(view.pointer, bytes), elements, inside))
     }
 
     /// Loads a value of 1, 2 or 4 bytes that nobody changes while the kernel runs.

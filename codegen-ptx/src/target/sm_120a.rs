@@ -9,7 +9,13 @@ pub(super) static TARGET: Target = Target {
     part: "sm_120",
     compute_capability: (12, 0),
     ptx_version: (8, 7),
-    passes: &[Pass::SplitMasks, Pass::Persist, Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &[
+        Pass::SplitMasks,
+        Pass::Persist,
+        Pass::AssignLayouts,
+        Pass::PipelineLoads,
+        Pass::AllocateShared,
+    ],
     limits: Limits {
         smem_per_cta_bytes: 101_376,
         smem_per_sm_bytes: 100 * 1024,

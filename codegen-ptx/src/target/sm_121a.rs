@@ -9,7 +9,13 @@ pub(super) static TARGET: Target = Target {
     part: "sm_121",
     compute_capability: (12, 1),
     ptx_version: (8, 8),
-    passes: &[Pass::SplitMasks, Pass::Persist, Pass::AssignLayouts, Pass::PipelineLoads, Pass::AllocateShared],
+    passes: &[
+        Pass::SplitMasks,
+        Pass::Persist,
+        Pass::AssignLayouts,
+        Pass::PipelineLoads,
+        Pass::AllocateShared,
+    ],
     limits: sm_120a::TARGET.limits,
     features: sm_120a::TARGET.features,
 };

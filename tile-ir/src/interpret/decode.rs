@@ -61,6 +61,7 @@ pub(super) enum Kind {
     Dim(usize),
     At,
     Slice(usize),
+    ArriveLast,
     Check(String),
     /// Of the result's shape.
     Load(Vec<usize>),
@@ -248,6 +249,7 @@ fn tile_kind(op: TileOp, dtype: Option<DType>, shape: Vec<usize>) -> Option<Kind
         TileOp::Dim { axis, .. } => Kind::Dim(axis),
         TileOp::At { .. } => Kind::At,
         TileOp::Slice { axis, .. } => Kind::Slice(axis),
+        TileOp::ArriveLast { .. } => Kind::ArriveLast,
         TileOp::Check { message, .. } => Kind::Check(message),
         TileOp::Load { .. } => Kind::Load(shape),
         TileOp::Store { value, .. } => Kind::Store(operand_shape(value)),

@@ -167,6 +167,13 @@ impl Machine<'_> {
                 part.shape[*axis] = len.min(left);
                 Value::View(Rc::new(part))
             }
+            Kind::ArriveLast => {
+                let view = next();
+                let mut index: Vec<usize> = rest.map(|v| v.int() as usize).collect();
+                let count = index.pop().unwrap_or_default();
+                let (memory, part) = self.memory(&view);
+                Value::Int(memory.arrive(part, &index, count).into())
+            }
             Kind::Check(message) => {
                 if next().int() == 0 {
                     return Err(InterpretError::Check {

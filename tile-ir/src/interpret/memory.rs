@@ -3,7 +3,7 @@
 use super::value::{Data, Part, Value};
 use crate::numeric;
 use half::{bf16, f16};
-use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, Ordering::AcqRel, Ordering::Relaxed};
 use tile_lang::DType;
 
 /// A tensor on the host: bytes, with strides in elements.
@@ -248,6 +248,17 @@ impl Memory {
             DType::I32 => Value::Int(at.map_or(0, |at| i64::from(self.read_int(at)))),
             _ => Value::Float(at.map_or(0.0, |at| self.read_float(at))),
         }
+    }
+
+    /// Counts up at some coordinates of a part, from `count - 1` back to 0: true where it does that. Orders what was
+    /// written before by those that counted in front of what is read behind.
+    pub(super) fn arrive(&self, part: &Part, index: &[usize], count: usize) -> bool {
+        let inside = index.iter().zip(&part.shape).all(|(i, extent)| i < extent);
+        let (true, Words::Singles(words)) = (inside, &self.words) else { return false };
+        let at = part.origin + index.iter().zip(&self.strides).map(|(i, s)| i * s).sum::<usize>();
+        let last = (count as u32).wrapping_sub(1);
+        let next = |old: u32| Some(if old >= last { 0 } else { old + 1 });
+        words[at].fetch_update(AcqRel, Relaxed, next).is_ok_and(|old| old == last)
     }
 
     /// Where the elements of a block of a part are, row by row; none for those outside.

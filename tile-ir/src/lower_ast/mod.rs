@@ -268,6 +268,12 @@ impl<'c, 'p> Lowering<'c, 'p> {
                 let mask = mask.map(|m| expr::broadcast(b, m, &shape));
                 b.scatter(self.view(b, tensor), &index, value, mask);
             }
+            Stmt::ArriveLast { var, tensor, index, count, span } => {
+                let index = self.exprs(b, index)?;
+                let count = self.expr(b, count)?;
+                b.set_location(self.location(*span));
+                self.vars[*var] = Some(b.arrive_last(self.view(b, tensor), &index, count));
+            }
             Stmt::Check { cond, message, span } => {
                 let cond = self.expr(b, cond)?;
                 b.set_location(self.location(*span));

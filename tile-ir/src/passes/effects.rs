@@ -18,7 +18,7 @@ pub enum Effect<'c> {
     Write(Val<'c>),
     /// Control flow: it has the effects of the operations inside it.
     Nested,
-    /// Ends a block, checks a condition, or is unknown.
+    /// Ends a block, checks a condition, arrives at a counter, or is unknown.
     Fixed,
 }
 
@@ -31,7 +31,8 @@ pub fn effect<'c>(op: Op<'c>) -> Effect<'c> {
         Some(TileOp::Store { view, .. } | TileOp::Scatter { view, .. }) => {
             return Effect::Write(root_view(view));
         }
-        Some(TileOp::Check { .. }) => return Effect::Fixed,
+        // Stores and loads stay on their side of an arrival: passes move neither writes nor reads of what is written.
+        Some(TileOp::Check { .. } | TileOp::ArriveLast { .. }) => return Effect::Fixed,
         Some(_) => return Effect::Pure,
         None => {}
     }

@@ -7,7 +7,7 @@ use tile_lang::DType;
 
 const EVERY_OP: &str = r#"
 func.func @every(%v: !tile.view<2 : i64, bf16> {tile.align_bytes = 16 : i64, tile.contiguous},
-                 %w: !tile.view<1 : i64, i1>, %s: f32) {
+                 %w: !tile.view<1 : i64, i1>, %s: f32, %k: !tile.view<1 : i64, i32>) {
   %0 = "tile.program_id"() {axis = 0 : i64} : () -> index
   %n = "tile.num_programs"() {axis = 2 : i64} : () -> index
   %d = "tile.dim"(%v) {axis = 1 : i64} : (!tile.view<2 : i64, bf16>) -> index
@@ -26,6 +26,7 @@ func.func @every(%v: !tile.view<2 : i64, bf16> {tile.align_bytes = 16 : i64, til
   "tile.scatter"(%w, %i, %g, %g) {operandSegmentSizes = array<i32: 1, 1, 1, 1>}
      : (!tile.view<1 : i64, i1>, tensor<4xi32>, tensor<4xi1>, tensor<4xi1>) -> ()
   %q = "tile.splat"(%s) : (f32) -> tensor<4x4xf32>
+  %l = "tile.arrive_last"(%k, %0, %n) : (!tile.view<1 : i64, i32>, index, index) -> i1
   return
 }
 "#;
@@ -43,7 +44,7 @@ fn every_op_round_trips() {
         assert_eq!(module.clone().to_text(), text);
         assert_eq!(module.name(), "every");
         let decoded = nested_ops(module.function()).into_iter().filter_map(TileOp::of).count();
-        assert_eq!(decoded, 15);
+        assert_eq!(decoded, 16);
     });
 }
 
@@ -58,10 +59,10 @@ fn builder_makes_every_op() {
             tile_ir::types::erase(op);
         }
         let args = args_of(built.entry());
-        let (v, w, s) = (args[0], args[1], args[2]);
+        let (v, w, s, k) = (args[0], args[1], args[2], args[3]);
         let b = tile_ir::Builder::before(c, last);
         let id = b.program_id(0);
-        b.num_programs(2);
+        let n = b.num_programs(2);
         b.dim(v, 1);
         let t = b.load(v, &[id, id], &[4, 4]);
         let tt = b.transpose(t, &[1, 0]);
@@ -76,6 +77,7 @@ fn builder_makes_every_op() {
         let g = b.gather(w, &[i], None);
         b.scatter(w, &[i], g, Some(g));
         b.splat(s, &[4, 4]);
+        b.arrive_last(k, &[id], n);
         assert_eq!(built.to_text(), module.to_text());
     });
 }

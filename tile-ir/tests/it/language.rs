@@ -198,6 +198,26 @@ fn checks_name_line_and_program() {
 }
 
 #[test]
+fn the_last_to_arrive_sees_all_parts() {
+    let source = "
+    #[tile_kernel]
+    fn k<const N: usize>(parts: TensorMut<f32, 2>, counters: TensorMut<i32, 1>, o: TensorMut<f32, 1>) {
+        let (i, j) = (program_id(0), program_id(1));
+        parts.store([i, j], full::<f32>([1, 1], 1.0));
+        if counters.arrive_last([i], num_programs(1)) {
+            o.store([i], parts.load([i, 0], [1, N]).reduce_sum(1).reshape([1]));
+        }
+    }";
+    for _ in 0..20 {
+        // The last row has no counter.
+        let mut tensors = [HostTensor::zeros(DType::F32, &[5, 8]), vector(DType::I32, &[0.0; 4]), out(5)];
+        run(source, &mut tensors, &[], [5, 8, 1]);
+        assert_eq!(tensors[1].to_f64(), [0.0; 4]);
+        assert_eq!(tensors[2].to_f64(), [8.0, 8.0, 8.0, 8.0, 0.0]);
+    }
+}
+
+#[test]
 fn products_with_scales() {
     let source = "
     #[tile_kernel]

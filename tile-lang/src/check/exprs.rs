@@ -327,7 +327,7 @@ struct Joined<'s> {
 fn has_effect(stmt: &Stmt) -> bool {
     match stmt {
         Stmt::Let { .. } | Stmt::Check { .. } => false,
-        Stmt::Assign { .. } | Stmt::Store { .. } | Stmt::Scatter { .. } => true,
+        Stmt::Assign { .. } | Stmt::Store { .. } | Stmt::Scatter { .. } | Stmt::ArriveLast { .. } => true,
         Stmt::For { body, .. } => body.iter().any(has_effect),
         Stmt::While { before, body, .. } => before.iter().chain(body).any(has_effect),
         Stmt::If { then, otherwise, .. } => then.iter().chain(otherwise).any(has_effect),

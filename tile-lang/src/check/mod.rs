@@ -5,6 +5,7 @@
 //! places kept, broadcasts made explicit. With everything bound, conditions over const parameters are folded
 //! and only the live branch is checked.
 
+mod arrivals;
 mod calls;
 mod elementwise;
 mod exprs;

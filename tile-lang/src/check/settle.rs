@@ -12,6 +12,7 @@ impl Checker<'_> {
     pub(super) fn finish(mut self, function: &Function) -> Result<Program, Vec<Diagnostic>> {
         self.default_literals();
         let mut body = std::mem::take(&mut self.out);
+        self.check_arrivals(&body);
         for stmt in &mut body {
             self.settle_stmt(stmt);
         }

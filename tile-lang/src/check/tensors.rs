@@ -32,7 +32,7 @@ impl<'a> Checker<'a> {
         };
         let (mutable, declared) = (*mutable, param.span);
         let view = View { tensor, name: param.name.clone(), dtype: dtype.clone(), rank: *rank };
-        if matches!(name, "store" | "scatter" | "scatter_masked") && !mutable {
+        if matches!(name, "store" | "scatter" | "scatter_masked" | "arrive_last") && !mutable {
             let message =
                 format!("`{name}` writes to `{}`, which is a Tensor; expected a TensorMut", view.name);
             self.report(
@@ -52,6 +52,7 @@ impl<'a> Checker<'a> {
             "slice" => self.slice(view, args, span),
             "load" => self.load(&view, args, span),
             "store" => self.store(&view, args, span),
+            "arrive_last" => self.arrive_last(&view, args, span),
             "gather" | "gather_masked" => self.gather(&view, name, args, span),
             _ => self.scatter(&view, name, args, span),
         }
@@ -195,6 +196,32 @@ impl<'a> Checker<'a> {
         let index = index.into_iter().map(Value::expr).collect();
         self.out.push(Stmt::Store { tensor: view.tensor.clone(), index, value: value.expr(), span });
         unit
+    }
+
+    /// An arrival; the answer is kept in a variable, so that it happens where it is written.
+    fn arrive_last(&mut self, view: &View, args: &'a [Expr], span: Span) -> Value {
+        let index = match self.per_dimension(view, "the index of `arrive_last`", &args[0]) {
+            Some(list) => self.sizes("an index of `arrive_last`", list),
+            None => None,
+        };
+        let between = self.out.len();
+        let count = self.expr(&args[1]);
+        let unknown = Value::scalar(DType::Bool, ExprKind::Int(0), span);
+        if self.unify(&view.dtype, &DType::I32.into()).is_none() {
+            let (name, found) = (&view.name, self.dtype_name(&view.dtype));
+            let message = format!("`arrive_last` counts in a tensor of i32; `{name}` holds {found}");
+            self.error(span, message);
+            return unknown;
+        }
+        let fits = self.is_index("the count of `arrive_last`", &count);
+        let (Some(mut index), true) = (index, fits) else { return unknown };
+        self.keep_order(&mut index, between);
+        let index = index.into_iter().map(Value::expr).collect();
+        let ty = Ty::Scalar(DType::Bool.into());
+        let var = self.new_var("", &ty, span);
+        let tensor = view.tensor.clone();
+        self.out.push(Stmt::ArriveLast { var, tensor, index, count: count.expr(), span });
+        Value::new(ty, ExprKind::Var(var), span)
     }
 
     /// Whether a value is a tile of the tensor's dtype.

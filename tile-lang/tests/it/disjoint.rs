@@ -106,3 +106,85 @@ fn slices_count_from_the_tensor_s_start() {
     );
     assert_eq!(axes(&both), [0, 1, 2], "the same index, in a slice and in the whole");
 }
+
+/// The unproved axes of a kernel that stores parts, arrives, and runs `body`; `count` and `index` are the arrival's.
+fn arriving(index: &str, count: &str, body: &str) -> Vec<usize> {
+    let source = format!(
+        "#[tile_kernel]\nfn k<const B: usize>(out: TensorMut<f32, 2>, parts: TensorMut<f32, 2>, \
+         counters: TensorMut<i32, 1>, n: usize) {{\n\
+         let (p, q) = (program_id(0), program_id(1));\n\
+         parts.store([p, q], zeros::<f32>([1, B]));\n\
+         let last = counters.arrive_last([{index}], {count});\n{body}\n}}"
+    );
+    let kernel = &functions(&source)[0];
+    let program = check(kernel, &|_, _| None, &Bindings::default(), Mode::Symbolic)
+        .unwrap_or_else(|e| panic!("{e:#?}\n{source}"));
+    unproved_axes(&program).iter().map(|u| u.axis).collect()
+}
+
+#[test]
+fn the_last_to_arrive_stores_for_all_that_share_its_counter() {
+    let merge = "if last { out.store([p, 0], parts.load([p, 0], [1, B])); }";
+    assert_eq!(arriving("p", "num_programs(1)", merge), [2]);
+    assert_eq!(arriving("p", "num_programs(1) * num_programs(2)", merge), [2], "parts do not tell 2 apart");
+    // The answer may have another name.
+    assert_eq!(arriving("p", "num_programs(1)", &merge.replace("if last", "let l = last; if l")), [2]);
+    // One for all: the last program loads what every program stored.
+    assert_eq!(
+        arriving(
+            "0",
+            "num_programs(0) * num_programs(1)",
+            "if last { out.store([0, 0], parts.load([0, 0], [1, B])); }"
+        ),
+        [2]
+    );
+    // Everything is stored before the arrival, or by the last.
+    assert_eq!(
+        arriving(
+            "p",
+            "num_programs(1)",
+            "if last { out.store([p, 0], parts.load([p, 0], [1, B])); out.store([p, 1], zeros::<f32>([1, B])); }"
+        ),
+        [2]
+    );
+}
+
+#[test]
+fn arrivals_that_prove_nothing() {
+    let merge = "if last { out.store([p, 0], parts.load([p, 0], [1, B])); }";
+    // Two programs of two counters store at one place, or load what the other's programs store.
+    assert_eq!(
+        arriving("p", "num_programs(1)", "if last { out.store([0, 0], zeros::<f32>([1, B])); }"),
+        [0, 2]
+    );
+    assert_eq!(
+        arriving("p", "num_programs(1)", "if last { out.store([p, 0], parts.load([0, 0], [1, B])); }"),
+        [0, 2]
+    );
+    // Everyone stores, or those that are not last.
+    assert_eq!(arriving("p", "num_programs(1)", "out.store([p, 0], zeros::<f32>([1, B]));"), [1, 2]);
+    assert_eq!(
+        arriving("p", "num_programs(1)", "if last { } else { out.store([p, 0], zeros::<f32>([1, B])); }"),
+        [1, 2]
+    );
+    // A store behind the arrival is in no order with the last program's load.
+    let late = format!("{merge} parts.store([p, q], zeros::<f32>([1, B]));");
+    assert_eq!(arriving("p", "num_programs(1)", &late), [0, 1, 2]);
+    // A count that is not the number of programs that share a counter.
+    for count in ["2", "n", "num_programs(0)", "num_programs(1) * 2", "num_programs(1) * num_programs(0)"] {
+        assert_eq!(arriving("p", count, merge), [0, 1, 2], "{count}");
+    }
+    assert_eq!(arriving("p", "1", merge), [1, 2], "only where nobody shares");
+    // Counters shared in ways that no count says.
+    for index in ["p / 2", "p + q", "p + n * q"] {
+        assert_eq!(arriving(index, "num_programs(1)", merge), [0, 1, 2], "{index}");
+    }
+    let source = "#[tile_kernel]\nfn k<const B: usize>(out: TensorMut<f32, 1>, counters: TensorMut<i32, 1>) {\n\
+         let p = program_id(0);\n\
+         if p > 1 { if counters.arrive_last([0], num_programs(0)) { out.store([0], zeros::<f32>([B])); } }\n}";
+    let program =
+        check(&functions(source)[0], &|_, _| None, &Bindings::default(), Mode::Symbolic).expect("checks");
+    let unproved = unproved_axes(&program);
+    assert_eq!(unproved.iter().map(|u| u.axis).collect::<Vec<_>>(), [0, 1, 2]);
+    assert!(unproved[0].reason.contains("not every program arrives"), "{}", unproved[0].reason);
+}

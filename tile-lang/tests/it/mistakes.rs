@@ -366,3 +366,46 @@ fn parts_elements_and_checks() {
         assert!(text.contains(expected), "{expr}\n{text}");
     }
 }
+
+#[test]
+fn arrivals_that_could_not_be_counted() {
+    let cases = [
+        (
+            "for i in 0..4 { if k.arrive_last([i], num_programs(0)) { } }",
+            "2:20: `arrive_last` is in a loop; a program arrives once\n  help: arrive behind the loop, when everything is stored",
+        ),
+        (
+            "let a = k.arrive_last([0], num_programs(0)); let b = k.arrive_last([1], num_programs(0));",
+            "2:54: a kernel arrives once; this is another `arrive_last`",
+        ),
+        (
+            "k.store([0], full::<i32>([N], 0)); let a = k.arrive_last([0], num_programs(0));",
+            "2:1: `k` counts arrivals; a kernel does nothing else with such a tensor",
+        ),
+        (
+            "let a = c.arrive_last([0], num_programs(0));",
+            "2:9: `arrive_last` counts in a tensor of i32; `c` holds f32",
+        ),
+        (
+            "let a = r.arrive_last([0], num_programs(0));",
+            "2:9: `arrive_last` writes to `r`, which is a Tensor; expected a TensorMut\n  help: declare it `r: TensorMut<..>`",
+        ),
+        (
+            "let a = k.slice(0, 1, 4).arrive_last([0], num_programs(0));",
+            "2:9: `arrive_last` takes the tensor of counters itself, not a part of it",
+        ),
+        (
+            "let a = k.arrive_last([0], 3i32);",
+            "2:28: the count of `arrive_last` is a usize; found i32\n  help: convert it with `as usize`",
+        ),
+    ];
+    for (body, expected) in cases {
+        let source = format!(
+            "fn k<const N: usize>(k: TensorMut<i32, 1>, r: Tensor<i32, 1>, c: TensorMut<f32, 1>) {{\n{body}\n}}"
+        );
+        let list = functions(&source);
+        let errors =
+            tile_lang::check(&list[0], &|_, _| None, &Bindings::default(), Mode::Symbolic).unwrap_err();
+        assert_eq!(render(&errors), expected, "{body}");
+    }
+}

@@ -1,14 +1,16 @@
 //! Running a kernel's programs on the CPU.
 
 use super::arena;
+use super::arrivals::{Arrival, Arrivals};
 use super::fault::{Fault, fault};
 use crate::error::{KernelError, LaunchError, Place};
 use rayon::prelude::*;
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
 use std::sync::Once;
-use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 /// The program that a thread runs.
 #[derive(Clone, Copy)]
@@ -19,6 +21,19 @@ struct Current {
     linear: u32,
     /// Whether the launch is checked.
     checked: bool,
+    /// The launch's; they outlive its programs.
+    arrivals: NonNull<Arrivals>,
+    /// Whether the program has arrived at a counter.
+    arrived: bool,
+    /// Its arrival, if it was the last one at its counter.
+    last: Option<Arrival>,
+}
+
+impl Current {
+    fn arrivals(&self) -> &Arrivals {
+        // SAFETY: `run_grid` keeps them until the last program has ended.
+        unsafe { self.arrivals.as_ref() }
+    }
 }
 
 thread_local! {
@@ -65,6 +80,15 @@ pub fn checking() -> bool {
     CURRENT.get().is_some_and(|current| current.checked)
 }
 
+/// Counts the running program's arrival at a counter, known by its address; true in the last of `count` programs.
+#[track_caller]
+pub(super) fn arrive(counter: usize, count: usize) -> bool {
+    let current = current("arrive_last", 0);
+    let last = current.arrivals().arrive(current.linear, counter, count);
+    CURRENT.set(Some(Current { arrived: true, last, ..current }));
+    last.is_some()
+}
+
 /// Stops a checked launch where `cond` is false, with `message`, the kernel's line and the program's ids. In any
 /// other launch nothing happens, and inside a kernel `cond` is not even evaluated.
 #[track_caller]
@@ -83,7 +107,8 @@ pub(crate) fn run_grid(
 ) -> Result<(), LaunchError> {
     watch_panics();
     let total: usize = grid.iter().product();
-    let run = |linear: usize| run_program(kernel, grid, (linear, checked), &program).err();
+    let arrivals = Arrivals::default();
+    let run = |linear: usize| run_program(kernel, grid, (linear, checked), &arrivals, &program).err();
     let error = if total == 1 { run(0) } else { (0..total).into_par_iter().find_map_first(run) };
     error.map_or(Ok(()), Err)
 }
@@ -105,11 +130,13 @@ fn run_program(
     kernel: &'static str,
     grid: [usize; 3],
     (linear, checked): (usize, bool),
+    arrivals: &Arrivals,
     program: &(impl Fn() + Sync),
 ) -> Result<(), LaunchError> {
     let id = [linear % grid[0], linear / grid[0] % grid[1], linear / (grid[0] * grid[1])];
     let restore = Restore { outer: CURRENT.get(), mark: arena::mark() };
-    CURRENT.set(Some(Current { id, grid, linear: linear as u32, checked }));
+    let (linear, arrivals) = (linear as u32, NonNull::from(arrivals));
+    CURRENT.set(Some(Current { id, grid, linear, checked, arrivals, arrived: false, last: None }));
     let outcome = catch_unwind(AssertUnwindSafe(program));
     drop(restore);
     outcome.map_err(|payload| {
@@ -154,16 +181,27 @@ fn watch_panics() {
     });
 }
 
+/// Set in the owner of an access that a program made after its arrival at a counter: no other's arrival orders it.
+const AFTER: u64 = 1 << 32;
+
+/// The program of an owner, counted from 1.
+fn program_of(owner: u64) -> u64 {
+    owner & !AFTER
+}
+
 /// Which program touched each element of a mutable tensor: finds two that meet.
+///
+/// What programs did before they arrived at a counter is in order with what the last one there does. Of the readers
+/// of an element two are kept, so that among more a race with another one may be missed.
 pub(crate) struct Shadow {
     tensor: &'static str,
     shape: Vec<usize>,
     strides: Vec<usize>,
     grid: [usize; 3],
-    /// Program number plus one; 0 for nobody.
-    writer: Vec<AtomicU32>,
+    /// Program number plus one, with [`AFTER`]; 0 for nobody.
+    writer: Vec<AtomicU64>,
     /// The first reader, and the first other one.
-    readers: Vec<[AtomicU32; 2]>,
+    readers: Vec<[AtomicU64; 2]>,
 }
 
 impl Shadow {
@@ -179,7 +217,7 @@ impl Shadow {
             shape: shape.to_vec(),
             strides: strides.to_vec(),
             grid,
-            writer: (0..elements).map(|_| AtomicU32::new(0)).collect(),
+            writer: (0..elements).map(|_| AtomicU64::new(0)).collect(),
             readers: (0..elements).map(|_| Default::default()).collect(),
         }
     }
@@ -187,17 +225,30 @@ impl Shadow {
     /// Notes that the running program is about to access the element at `place`; the race, if that is one. The
     /// access must not happen then: so a checked run has no data race.
     pub fn touch(&self, place: usize, stores: bool) -> Option<KernelError> {
-        let me = CURRENT.get().map_or(0, |c| c.linear + 1);
-        let other = |owner: u32| (owner != 0 && owner != me).then_some(owner);
+        let current = CURRENT.get();
+        let me = current.map_or(0, |c| (u64::from(c.linear) + 1) | if c.arrived { AFTER } else { 0 });
+        let is_ordered = |owner: u64| {
+            let last = current.and_then(|c| Some((c, c.last?)));
+            owner & AFTER == 0
+                && last.is_some_and(|(c, last)| c.arrivals().is_before((owner - 1) as u32, last))
+        };
+        let other = |owner: u64| {
+            let meets = owner != 0 && program_of(owner) != program_of(me) && !is_ordered(owner);
+            meets.then_some(owner)
+        };
         let readers = &self.readers[place];
         let met = if stores {
             let before = self.writer[place].swap(me, SeqCst);
             other(before).or_else(|| readers.iter().find_map(|r| other(r.load(SeqCst))))
         } else {
             for reader in readers {
-                let seen = reader.compare_exchange(0, me, SeqCst, SeqCst);
-                if seen.is_ok() || seen == Err(me) {
-                    break;
+                match reader.compare_exchange(0, me, SeqCst, SeqCst) {
+                    Ok(_) => break,
+                    Err(seen) if program_of(seen) == program_of(me) => {
+                        reader.fetch_or(me, SeqCst);
+                        break;
+                    }
+                    Err(_) => {}
                 }
             }
             other(self.writer[place].load(SeqCst))
@@ -205,12 +256,12 @@ impl Shadow {
         met.map(|first| KernelError::Race {
             tensor: self.tensor,
             element: self.coordinates(place),
-            first: self.program(first - 1),
-            second: self.program(me - 1),
+            first: self.program(program_of(first) - 1),
+            second: self.program(program_of(me) - 1),
         })
     }
 
-    fn program(&self, linear: u32) -> [usize; 3] {
+    fn program(&self, linear: u64) -> [usize; 3] {
         let [x, y, _] = self.grid;
         let linear = linear as usize;
         [linear % x, linear / x % y, linear / (x * y)]

@@ -4,6 +4,7 @@
 //! its shape is a value. Mistakes that only shapes can show stop the program with the kernel's source line.
 
 mod arena;
+mod arrivals;
 mod element;
 mod elementwise;
 mod fault;

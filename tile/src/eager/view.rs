@@ -3,7 +3,7 @@
 use super::arena::{Output, Read};
 use super::element::Element;
 use super::fault::fault;
-use super::grid::Shadow;
+use super::grid::{Shadow, arrive};
 use super::shape::{MAX_RANK, Shape, for_each_row};
 use super::tile::{Tile, broadcast};
 use crate::error::KernelError;
@@ -335,5 +335,50 @@ impl<T: Element, const R: usize> TensorMut<T, R> {
     #[track_caller]
     pub fn scatter_masked(self, index: [Tile<i32>; R], value: Tile<T>, mask: Tile<bool>) {
         self.view.scatter("scatter_masked", index, value, Some(mask));
+    }
+}
+
+impl<const R: usize> TensorMut<i32, R> {
+    /// Counts this program's arrival at the counter at `index`, behind its stores; true for the last of `count`
+    /// programs, which then sees what the others stored before. A program arrives once.
+    ///
+    /// The counters are zeros before a launch and after it; outside the tensor nobody is last. `count` is the number
+    /// of programs that share the counter: the product of `num_programs` over the axes that `index` does not use.
+    ///
+    /// ```
+    /// use tile::prelude::*;
+    /// /// Sums the blocks of `x`; the last program adds up the sums.
+    /// #[tile_kernel(tune(TILE in [4]))]
+    /// fn total<const TILE: usize>(
+    ///     x: Tensor<f32, 1>,
+    ///     sums: TensorMut<f32, 1>,
+    ///     counters: TensorMut<i32, 1>,
+    ///     y: TensorMut<f32, 1>,
+    /// ) {
+    ///     let i = program_id(0);
+    ///     sums.store([i], x.load([i], [TILE]).reduce_sum(0));
+    ///     if counters.arrive_last([0], num_programs(0)) {
+    ///         y.store([0], sums.load([0], [TILE]).reduce_sum(0));
+    ///     }
+    /// }
+    /// let x = TensorBuf::full([16], 2.0);
+    /// let (mut sums, mut counters, mut y) = (TensorBuf::zeros([4]), TensorBuf::zeros([1]), TensorBuf::zeros([1]));
+    /// total(&x, &mut sums, &mut counters, &mut y).grid(4).launch(&Device::cpu())?;
+    /// assert_eq!((y.get([0]), counters.get([0])), (32.0, 0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[track_caller]
+    pub fn arrive_last(self, index: [usize; R], count: usize) -> bool {
+        if !index.iter().zip(&self.view.shape).all(|(i, extent)| i < extent) {
+            return false;
+        }
+        let strides = index.iter().zip(&self.view.strides);
+        let place = self.view.origin + strides.map(|(i, stride)| i * stride).sum::<usize>();
+        // SAFETY: the element is inside the tensor, and no program writes a counter.
+        let found = unsafe { i32::read(self.view.base, place) };
+        if found != 0 {
+            fault(KernelError::Counter { element: index.to_vec(), found });
+        }
+        arrive(self.view.base.addr() + place * size_of::<i32>(), count)
     }
 }

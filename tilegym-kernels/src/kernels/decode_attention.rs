@@ -5,8 +5,9 @@ use tile::prelude::*;
 /// `out = softmax(scale q kᵀ) v` for one query token a sequence, over the keys in a cache.
 ///
 /// The query heads that share a kv head are the rows of one tile, so that the cache is read once for all of them.
-/// The keys of a sequence are split into `NUM_SPLITS` runs of whole tiles, each a program; with more than one,
-/// `out` and `lse` hold a part for each and [`decode_merge`] joins them. One pass over a program's keys with the
+/// The keys of a sequence are split into `NUM_SPLITS` runs of whole tiles, each a program. With more than one, each
+/// leaves its part in `parts` and `parts_lse`, and the last of them to arrive at the counter of its sequence and kv
+/// head joins them: their mean, weighted with the exponentials of their `lse`. One pass over a program's keys with the
 /// online softmax of Milakov and Gimelshein (2018), as in [`fmha`](crate::fmha); splitting the keys follows
 /// Flash-Decoding (Dao et al., 2023).
 ///
@@ -19,16 +20,18 @@ use tile::prelude::*;
 /// `[pages, PAGE, kv_heads, HEAD_DIM]`, or `[batch, keys, kv_heads, HEAD_DIM]` unless `PAGED` (strides are free, so
 /// that a cache with another order of dimensions is a view); lengths `[batch]`; table `[batch, pages of a
 /// sequence]`; k_scale, v_scale `[kv_heads]` or `[1]`, what an element of the cache is multiplied with; out
-/// `[batch, kv_heads, group, NUM_SPLITS * HEAD_DIM]`; lse `[batch, kv_heads, group, NUM_SPLITS]`, the natural
-/// logarithm of the sum of the exponentials. `TILE_G` is at least group; `TILE_N` divides `PAGE`.
+/// like q; lse `[batch, kv_heads, group, 1]`, the natural logarithm of the sum of the exponentials. With more than
+/// one split, parts `[batch, kv_heads, group, NUM_SPLITS * HEAD_DIM]`, parts_lse
+/// `[batch, kv_heads, group, NUM_SPLITS]` and counters `[batch, kv_heads]`, all zero; otherwise these are not
+/// touched. `TILE_G` is at least group, of which `MERGE_G` rows are merged at a time; `TILE_N` divides `PAGE`.
 /// # Grid
 /// `[kv_heads, batch, NUM_SPLITS]`
 /// # Dtypes
 /// q `T`, f16 | bf16; k, v `C`, the same or f8E4M3FN; `M`, in which both products are made: `T`, or f16 over
-/// f8E4M3FN, which it holds exactly (a query beyond 65504 then overflows); out `O`, `T` or f32
+/// f8E4M3FN, which it holds exactly (a query beyond 65504 then overflows)
 #[tile_kernel(tune(
     TILE_N in [32, 16, 64, 128],
-    NUM_SPLITS in [1, 2, 4, 8, 16, 32, 64],
+    NUM_SPLITS in [1, 2, 3, 4, 6, 8, 16, 32, 64],
     num_warps in [1, 2, 4],
     num_stages in [3, 2, 4],
     occupancy in [4, 2, 1]
@@ -38,11 +41,11 @@ pub fn decode_attention<
     T: Float,
     C: Element,
     M: Float,
-    O: Float,
     const HEAD_DIM: usize,
     const TILE_G: usize,
     const TILE_N: usize,
     const NUM_SPLITS: usize,
+    const MERGE_G: usize,
     const PAGE: usize,
     const PAGED: bool,
 >(
@@ -53,8 +56,11 @@ pub fn decode_attention<
     table: Tensor<i32, 2>,
     k_scale: Tensor<f32, 1>,
     v_scale: Tensor<f32, 1>,
-    out: TensorMut<O, 4>,
+    out: TensorMut<T, 4>,
     lse: TensorMut<f32, 4>,
+    parts: TensorMut<f32, 4>,
+    parts_lse: TensorMut<f32, 4>,
+    counters: TensorMut<i32, 2>,
     scale: f32,
 ) {
     let kv_head = program_id(0);
@@ -107,60 +113,54 @@ pub fn decode_attention<
     }
     let empty = row_sum.eq(0.0);
     let total = select(empty, full::<f32>([TILE_G, 1], 1.0), row_sum);
-    let result = (acc * out_scale / total).cast::<O>();
-    out.store([batch, kv_head, 0, split], result.reshape([1, 1, TILE_G, HEAD_DIM]));
+    let result = acc * out_scale / total;
     let nothing = full::<f32>([TILE_G, 1], f32::NEG_INFINITY);
     let log_sum = select(empty, nothing, row_max * std::f32::consts::LN_2 + total.log());
-    lse.store([batch, kv_head, 0, split], log_sum.reshape([1, 1, TILE_G, 1]));
-}
-
-/// Joins the parts of [`decode_attention`]: their mean, weighted with the exponentials of their `lse`.
-///
-/// Parts of no keys, which have `-inf` there, count nothing; a row of only such gives zeros and `-inf`.
-///
-/// # Shapes
-/// parts `[batch, kv_heads, group, splits * HEAD_DIM]`; parts_lse `[batch, kv_heads, group, splits]`; out
-/// `[batch, kv_heads, group, HEAD_DIM]`; lse `[batch, kv_heads, group, 1]`
-/// # Grid
-/// `[group, kv_heads, batch]`
-/// # Dtypes
-/// f32 parts; out f16 | bf16 | f32
-#[tile_kernel(tune(TILE_S in [16, 4, 8, 32, 64], num_warps in [4, 1, 2], num_stages in [1], occupancy in [4]))]
-pub fn decode_merge<T: Float, const HEAD_DIM: usize, const TILE_S: usize>(
-    parts: Tensor<f32, 4>,
-    parts_lse: Tensor<f32, 4>,
-    out: TensorMut<T, 4>,
-    lse: TensorMut<f32, 4>,
-) {
-    let (row, kv_head, batch) = (program_id(0), program_id(1), program_id(2));
-    let splits = parts_lse.dim(3);
-    let mut max = full::<f32>([1, 1], f32::NEG_INFINITY);
-    let mut sum = zeros::<f32>([1, 1]);
-    let mut acc = zeros::<f32>([1, HEAD_DIM]);
-    for s in 0..cdiv(splits, TILE_S) {
-        let part =
-            parts.load([batch, kv_head, row, s], [1, 1, 1, TILE_S * HEAD_DIM]).reshape([TILE_S, HEAD_DIM]);
-        let logs = parts_lse.load([batch, kv_head, row, s], [1, 1, 1, TILE_S]).reshape([TILE_S, 1]);
-        let places = (iota(TILE_S) + (s * TILE_S) as i32).expand_dims(1);
-        let logs = select(places.lt(splits as i32), logs, full::<f32>([TILE_S, 1], f32::NEG_INFINITY));
-
-        let new_max = maximum(max, logs.reduce_max(0));
-        let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([1, 1]), new_max);
-        let weights = (logs - base).exp();
-        let rescale = (max - base).exp();
-        sum = sum * rescale + weights.reduce_sum(0);
-        acc = acc * rescale + (part * weights).reduce_sum(0);
-        max = new_max;
+    let log_sum = log_sum.reshape([1, 1, TILE_G, 1]);
+    if NUM_SPLITS == 1 {
+        out.store([batch, kv_head, 0, 0], result.cast::<T>().reshape([1, 1, TILE_G, HEAD_DIM]));
+        lse.store([batch, kv_head, 0, 0], log_sum);
+    } else {
+        parts.store([batch, kv_head, 0, split], result.reshape([1, 1, TILE_G, HEAD_DIM]));
+        parts_lse.store([batch, kv_head, 0, split], log_sum);
+        if counters.arrive_last([batch, kv_head], num_programs(2)) {
+            for rows in 0..cdiv(q.dim(2), MERGE_G) {
+                // Parts of no keys have `-inf` there and count nothing.
+                let mut max = full::<f32>([MERGE_G, 1], f32::NEG_INFINITY);
+                let mut sum = zeros::<f32>([MERGE_G, 1]);
+                let mut acc = zeros::<f32>([MERGE_G, HEAD_DIM]);
+                for s in 0..cdiv(NUM_SPLITS, TILE_N / 4) {
+                    let part = parts
+                        .load([batch, kv_head, rows, s], [1, 1, MERGE_G, TILE_N / 4 * HEAD_DIM])
+                        .reshape([MERGE_G, TILE_N / 4, HEAD_DIM]);
+                    let logs = parts_lse
+                        .load([batch, kv_head, rows, s], [1, 1, MERGE_G, TILE_N / 4])
+                        .reshape([MERGE_G, TILE_N / 4]);
+                    let places = (iota(TILE_N / 4) + (s * (TILE_N / 4)) as i32).expand_dims(0);
+                    let none = full::<f32>([MERGE_G, TILE_N / 4], f32::NEG_INFINITY);
+                    let logs = select(places.lt(NUM_SPLITS as i32), logs, none);
+                    let new_max = maximum(max, logs.reduce_max(1));
+                    let base = select(new_max.eq(f32::NEG_INFINITY), zeros::<f32>([MERGE_G, 1]), new_max);
+                    let weights = (logs - base).exp();
+                    let rescale = (max - base).exp();
+                    sum = sum * rescale + weights.reduce_sum(1);
+                    acc = acc * rescale + (part * weights.expand_dims(2)).reduce_sum(1).squeeze(1);
+                    max = new_max;
+                }
+                let empty = sum.eq(0.0);
+                let total = select(empty, ones::<f32>([MERGE_G, 1]), sum);
+                let merged = (acc / total).cast::<T>().reshape([1, 1, MERGE_G, HEAD_DIM]);
+                out.store([batch, kv_head, rows, 0], merged);
+                let none = full::<f32>([MERGE_G, 1], f32::NEG_INFINITY);
+                let log_sum = select(empty, none, max + total.log()).reshape([1, 1, MERGE_G, 1]);
+                lse.store([batch, kv_head, rows, 0], log_sum);
+            }
+        }
     }
-    let empty = sum.eq(0.0);
-    let total = select(empty, ones::<f32>([1, 1]), sum);
-    out.store([batch, kv_head, row, 0], (acc / total).cast::<T>().reshape([1, 1, 1, HEAD_DIM]));
-    let log_sum = select(empty, full::<f32>([1, 1], f32::NEG_INFINITY), max + total.log());
-    lse.store([batch, kv_head, row, 0], log_sum.reshape([1, 1, 1, 1]));
 }
 
-/// Tiles of keys that a program should have at least: below, starting it costs more than what it saves.
-const LEAST_BLOCKS: usize = 4;
+/// Tiles of keys that a program should have at least: below, its part costs more to merge than it saves.
+const LEAST_BLOCKS: usize = 2;
 
 /// Into how many runs to split the keys of each sequence.
 ///
@@ -198,8 +198,10 @@ mod tests {
         assert_eq!(num_splits(132, 4, 1000, 8, 4096, 64), 1);
         // One sequence: as many programs as fit at once, as long as there are keys for them.
         assert_eq!(num_splits(132, 4, 1, 8, 131_072, 64), 64);
-        assert_eq!(num_splits(132, 4, 1, 8, 8192, 64), 32);
-        assert_eq!(num_splits(132, 4, 16, 4, 2317, 64), 8);
+        assert_eq!(num_splits(132, 4, 1, 8, 8192, 64), 64);
+        assert_eq!(num_splits(132, 2, 1, 8, 8192, 64), 32);
+        assert_eq!(num_splits(132, 2, 1, 8, 1024, 64), 8);
+        assert_eq!(num_splits(132, 2, 16, 4, 2317, 64), 4);
         // Hardly any keys, or none.
         assert_eq!(num_splits(132, 4, 1, 1, 100, 64), 1);
         assert_eq!(num_splits(132, 4, 1, 1, 0, 64), 1);

@@ -1,19 +1,18 @@
 //! What decode attention promises.
 
-use super::decode_attention::{decode_attention, decode_merge, num_splits};
+use super::decode_attention::{decode_attention, num_splits};
 use indexmap::{IndexMap, indexmap};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use tile::contract::{
-    Contract, ContractError, Draws, Found, Problem, Role, ScalarValue, SizeSpec, Step, StepArg, TensorSpec,
+    Contract, ContractError, Draws, Found, Problem, Role, ScalarValue, SizeSpec, TensorSpec,
 };
 use tile::registry::KernelDef;
-use tile::{Bindings, Config, DType};
+use tile::{Config, DType};
 
-/// The contract of [`decode_attention`] with [`decode_merge`], `scale = 1 / sqrt(head_dim)`.
+/// The contract of [`decode_attention`], `scale = 1 / sqrt(head_dim)`.
 ///
-/// Several splits take two launches: the parts in f32 and the logarithms of their sums go to the workspace, then
-/// they are merged.
+/// With several splits, the parts in f32, the logarithms of their sums and the counters of programs are the workspace.
 pub struct DecodeAttentionContract;
 
 tile::register_contract!(DecodeAttentionContract);
@@ -50,6 +49,8 @@ const SCALE_SHAPE: &str = "[1] or [kv_heads]";
 
 /// Largest tile of queries: the heads of one kv head.
 const MAX_GROUP: usize = 64;
+/// Most rows merged at a time: more take registers that loads in flight need.
+const MAX_MERGED: usize = 4;
 /// Page sizes that there are configurations for.
 const PAGE_SIZES: [usize; 4] = [16, 32, 64, 128];
 /// SMs that the default number of splits fills: an H200's. A launch on a device asks the device.
@@ -225,6 +226,7 @@ impl Contract for DecodeAttentionContract {
         indexmap! {
             "HEAD_DIM".to_owned() => sizes.head_dim as i64,
             "TILE_G".to_owned() => sizes.group.next_power_of_two().max(16) as i64,
+            "MERGE_G".to_owned() => sizes.group.next_power_of_two().min(MAX_MERGED) as i64,
             "PAGE".to_owned() => sizes.page.unwrap_or(PAGE_SIZES[3]) as i64,
             "PAGED".to_owned() => sizes.page.is_some() as i64,
         }
@@ -234,7 +236,6 @@ impl Contract for DecodeAttentionContract {
         let (cache, product) = cache_dtypes(p);
         indexmap! {
             "T".to_owned() => p.dtype, "C".to_owned() => cache, "M".to_owned() => product,
-            "O".to_owned() => p.dtype,
         }
     }
 
@@ -244,48 +245,13 @@ impl Contract for DecodeAttentionContract {
 
     fn workspace(&self, p: &Problem, config: &Config) -> Vec<TensorSpec> {
         let (sizes, splits) = (Sizes::of(p), splits(config));
-        if splits == 1 {
-            return Vec::new();
-        }
-        let part = |name, columns| TensorSpec {
-            name,
-            dtype: DType::F32,
-            shape: sizes.rows(columns),
-            role: Role::Output,
-        };
-        vec![part("parts", splits * sizes.head_dim), part("parts_lse", splits)]
-    }
-
-    fn steps(&self, p: &Problem, config: &Config) -> Vec<Step> {
-        // The places of the inputs, the outputs and the workspace among all tensors.
-        const INPUTS: usize = 7;
-        const OUT: [usize; 2] = [INPUTS, INPUTS + 1];
-        const PARTS: [usize; 2] = [INPUTS + 2, INPUTS + 3];
-        let merged = splits(config) > 1;
-        let mut bindings = self.bindings(p, config);
-        if merged {
-            bindings.dtypes.insert("O".to_owned(), DType::F32);
-        }
-        let written = if merged { PARTS } else { OUT };
-        let args = (0..INPUTS).chain(written).map(StepArg::Tensor);
-        let args = args.chain(self.scalars(p).into_iter().map(StepArg::Scalar)).collect();
-        let grid = self.grid(p, config);
-        let mut steps = vec![Step { kernel: self.kernel(), config: config.clone(), bindings, grid, args }];
-        if merged {
-            let config = merge_config(splits(config));
-            let mut consts = config.consts.clone();
-            consts.insert("HEAD_DIM".to_owned(), p.sizes["head_dim"]);
-            let dtypes = indexmap! { "T".to_owned() => p.dtype };
-            let sizes = Sizes::of(p);
-            steps.push(Step {
-                kernel: &decode_merge::KERNEL,
-                config,
-                bindings: Bindings { consts, dtypes },
-                grid: [sizes.group, sizes.kv_heads, sizes.batch],
-                args: PARTS.into_iter().chain(OUT).map(StepArg::Tensor).collect(),
-            });
-        }
-        steps
+        let scratch = |name, dtype, shape| TensorSpec { name, dtype, shape, role: Role::Output };
+        let part = |columns| if splits == 1 { vec![1; 4] } else { sizes.rows(columns) };
+        vec![
+            scratch("parts", DType::F32, part(splits * sizes.head_dim)),
+            scratch("parts_lse", DType::F32, part(splits)),
+            scratch("counters", DType::I32, vec![sizes.batch, sizes.kv_heads]),
+        ]
     }
 
     /// Every sequence has all the keys there is room for, in pages in random order.
@@ -357,16 +323,10 @@ impl Contract for DecodeAttentionContract {
 /// The configuration to use on so many SMs before anything was tuned.
 pub(crate) fn default_config(p: &Problem, sms: usize) -> Config {
     let sizes = Sizes::of(p);
-    let tile_n = sizes.page.unwrap_or(32).min(32);
+    let tile_n = sizes.page.unwrap_or(64).min(64);
     // Two programs on an SM keep its memory busy; more splits would only cost more to merge.
     let splits = num_splits(sms, 2, sizes.batch, sizes.kv_heads, sizes.seq_k, tile_n);
     let consts = [("TILE_N", tile_n as i64), ("NUM_SPLITS", splits as i64)];
-    let warps = if sizes.group > 16 { 2 } else { 1 };
-    crate::check::config(&consts, warps, 3, 4)
-}
-
-/// The configuration of [`decode_merge`] for a number of splits.
-pub(crate) fn merge_config(splits: usize) -> Config {
-    let tile_s = splits.next_power_of_two().min(64) as i64;
-    crate::check::config(&[("TILE_S", tile_s)], 4, 1, 4)
+    // As many warps as have keys of a tile: they also share the merge, which waits for memory.
+    crate::check::config(&consts, (tile_n / 16) as u32, 3, 2)
 }

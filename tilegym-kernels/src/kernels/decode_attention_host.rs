@@ -1,9 +1,7 @@
-//! Decode attention for runtimes: typed tensors in, all launches made.
+//! Decode attention for runtimes: typed tensors in, the launch made.
 
-use super::decode_attention::{decode_attention, decode_merge};
-use super::decode_attention_contract::{
-    DEFAULT_SMS, DecodeAttentionContract, default_config, merge_config, splits,
-};
+use super::decode_attention::decode_attention;
+use super::decode_attention_contract::{DEFAULT_SMS, DecodeAttentionContract, default_config, splits};
 use indexmap::IndexMap;
 use tile::contract::{Contract, ContractError, Problem};
 #[cfg(feature = "cuda")]
@@ -100,11 +98,13 @@ pub struct DecodeAttention {
     scratch: Scratch,
 }
 
-/// What the launches need beside the caller's tensors.
+/// What a launch needs beside the caller's tensors.
 #[derive(Debug)]
 struct Scratch {
     parts: TensorBuf<f32, 4>,
     parts_lse: TensorBuf<f32, 4>,
+    /// Programs that have stored their parts: zeros between launches.
+    counters: TensorBuf<i32, 2>,
     /// The scale where the cache has none.
     one: TensorBuf<f32, 1>,
     /// The table where there are no pages.
@@ -159,13 +159,14 @@ impl DecodeAttention {
         let problem = problem::<T, C>(sizes)?;
         let splits = splits(&config);
         let rows = |columns: usize| match splits {
-            // One split writes the result itself.
+            // One split leaves no parts.
             1 => [1, 1, 1, 1],
             _ => [sizes.batch, sizes.kv_heads, sizes.group, columns],
         };
         let scratch = Scratch {
             parts: TensorBuf::zeros_on(device, rows(splits * sizes.head_dim))?,
             parts_lse: TensorBuf::zeros_on(device, rows(splits))?,
+            counters: TensorBuf::zeros_on(device, [sizes.batch, sizes.kv_heads])?,
             one: TensorBuf::full([1], 1.0).to_device(device)?,
             no_table: TensorBuf::zeros_on(device, [1, 1])?,
         };
@@ -224,29 +225,16 @@ impl DecodeAttention {
         if batch == 0 {
             return Ok(());
         }
-        let DecodeSizes { kv_heads, group, .. } = self.sizes;
-        let splits = splits(&self.config);
+        let grid = [self.sizes.kv_heads, batch, splits(&self.config)];
         let typed = decode_attention::Config::from_config(&self.with_consts(&self.config));
-        let Scratch { parts, parts_lse, one, no_table } = &mut self.scratch;
+        let Scratch { parts, parts_lse, counters, one, no_table } = &mut self.scratch;
         let table = cache.table.unwrap_or(no_table);
         let [k_scale, v_scale] = cache.scales.unwrap_or([one, one]);
         let KvCache { k, v, lengths, .. } = *cache;
-        let grid = [kv_heads, batch, splits];
-        if splits == 1 {
-            let launch = decode_attention::<T, C, C::Product, T>(
-                q, k, v, lengths, table, k_scale, v_scale, out, lse, scale,
-            );
-            return Ok(queue.launch(launch.grid(grid).config(typed))?);
-        }
-        let launch = decode_attention::<T, C, C::Product, f32>(
-            q, k, v, lengths, table, k_scale, v_scale, parts, parts_lse, scale,
+        let launch = decode_attention::<T, C, C::Product>(
+            q, k, v, lengths, table, k_scale, v_scale, out, lse, parts, parts_lse, counters, scale,
         );
-        queue.launch(launch.grid(grid).config(typed))?;
-        let mut merge = merge_config(splits);
-        merge.set("HEAD_DIM", self.sizes.head_dim as i64);
-        let merge = decode_merge::Config::from_config(&merge);
-        let launch = decode_merge(parts, parts_lse, out, lse);
-        Ok(queue.launch(launch.grid([group, kv_heads, batch]).config(merge))?)
+        Ok(queue.launch(launch.grid(grid).config(typed))?)
     }
 
     /// The configuration with the const parameters that the sizes fix.

@@ -1,6 +1,7 @@
 //! Decode attention against its f64 reference: grouped heads, ragged and empty sequences, pages, narrow caches.
 
 use crate::support::{agree_on, config, problem, run_eager};
+use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, run_steps};
 use tile::dynamic::{CpuOptions, DynTensor};
 use tile::{Config, Device};
@@ -187,5 +188,39 @@ fn a_gpu_agrees_with_the_reference() {
                 }
             }
         }
+    }
+}
+
+/// Stores, the count with release and acquire for the whole GPU, its answer for all threads, the merge.
+#[test]
+fn the_merge_is_ordered_behind_the_arrival() {
+    let assembler = match codegen_ptx::Ptxas::find(None) {
+        Ok(found) => found,
+        Err(error) => {
+            let (name, reason) = ("the_merge_is_ordered_behind_the_arrival", error.to_string());
+            let reason = reason.lines().next().unwrap_or_default();
+            writeln!(std::io::stderr(), "SKIPPED {name}: {reason}").expect("standard error is writable");
+            return;
+        }
+    };
+    let problem = small(DType::BF16, &[("head_dim", 128), ("seq_k", 8192)]);
+    for target in codegen_ptx::target::Target::all() {
+        let consts = [("TILE_N", 64), ("NUM_SPLITS", 16)];
+        let mut config = config(&DecodeAttentionContract, &problem, &consts);
+        (config.num_warps, config.num_stages, config.occupancy) = (4, 2, 1);
+        let steps = DecodeAttentionContract.steps(&problem, &config);
+        let [step] = &steps[..] else { panic!("one launch") };
+        let facts = vec![tile_lang::config::TensorFacts::ALIGNED; step.tensors().count()];
+        let compiled = tile::jit::compile(step.kernel, &step.bindings, &step.config, target, &facts, false)
+            .expect("compiles");
+        let ptx = &compiled.compiled.ptx;
+        assert_eq!(ptx.matches("atom.acq_rel.gpu.global.inc.u32").count(), 1, "{target}");
+        assert!(!ptx.contains("ld.global.nc"), "{target}");
+        let report = assembler.assemble(ptx, target).unwrap_or_else(|e| panic!("{target}: {e}"));
+        assert_eq!((report.stack_bytes, report.spill_load_bytes), (0, 0), "{target}");
+        let sass = assembler.disassemble(&report.cubin).unwrap_or_else(|e| panic!("{e}"));
+        let place = |word: &str| sass.lines().position(|line| line.contains(word));
+        let order = ["MEMBAR", "ATOMG", "CCTL.IVALL", "BAR.RED"].map(|word| place(word).expect(word));
+        assert!(order.is_sorted(), "{target}: {order:?}");
     }
 }

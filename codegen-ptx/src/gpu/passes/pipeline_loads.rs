@@ -230,7 +230,8 @@ fn late_reads<'c>(op: Op<'c>, cx: &PassContext, module: &Module<'c>, stages: usi
             continue;
         }
         let name = name_of(other);
-        let pure = ["arith.", "math.", "tile."].iter().any(|dialect| name.starts_with(dialect))
+        let scalar = ["arith.", "math.", "tile."].iter().any(|dialect| name.starts_with(dialect));
+        let pure = (scalar && name != "tile.arrive_last")
             || matches!(
                 gpu_op,
                 Some(

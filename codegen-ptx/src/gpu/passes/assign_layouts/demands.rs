@@ -264,6 +264,7 @@ impl<'c> Walk<'_, 'c> {
             | TileOp::Dim { .. }
             | TileOp::At { .. }
             | TileOp::Slice { .. }
+            | TileOp::ArriveLast { .. }
             | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 return;

@@ -287,6 +287,7 @@ impl<'c> Emitter<'_, 'c> {
             | TileOp::Dim { .. }
             | TileOp::At { .. }
             | TileOp::Slice { .. }
+            | TileOp::ArriveLast { .. }
             | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 unreachable!("an operation on scalars or elements")
