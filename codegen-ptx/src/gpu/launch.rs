@@ -9,9 +9,9 @@ use tile_ir::types::{args_of, int_attr, nested_ops, type_of, view_of};
 /// Attribute of a function whose CTAs walk over the programs of a grid, the extents of which are its last arguments.
 pub(crate) const PERSISTENT: &str = "tgpu.persistent";
 
-/// A map of a tensor argument, from which bulk copies take blocks. The host encodes it, for the tensor's address,
-/// extents and strides, with zeros where a block leaves the tensor; the kernel takes it as a parameter of 128
-/// bytes after its arguments.
+/// A map of a tensor argument, from which bulk copies take blocks and to which they store them. The host encodes it,
+/// for the tensor's address, extents and strides, with zeros where a block leaves the tensor; the kernel takes it as a
+/// parameter of 128 bytes after its arguments.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TensorMap {
     /// Number of the tensor among the tensor arguments.
@@ -44,7 +44,10 @@ impl LaunchNeeds {
         for op in nested_ops(module.function()) {
             match GpuOp::of(op) {
                 Some(GpuOp::Producer { warps, .. }) => needs.producer_warps = warps,
-                Some(GpuOp::TmaCopy { view, smem, box_shape, map, .. }) => {
+                Some(
+                    GpuOp::TmaCopy { view, smem, box_shape, map, .. }
+                    | GpuOp::BulkStore { view, smem, box_shape, map, .. },
+                ) => {
                     let tensor = views.iter().position(|v| *v == view);
                     if let Some((tensor, smem)) = tensor.zip(Smem::of(type_of(smem))) {
                         let swizzle_bytes = smem.layout.span_bytes;

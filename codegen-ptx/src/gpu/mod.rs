@@ -10,5 +10,6 @@ pub mod ops;
 pub mod passes;
 pub mod protocol;
 pub mod resources;
+mod staging;
 pub(crate) mod turns;
 pub mod verify;

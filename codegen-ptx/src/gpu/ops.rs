@@ -124,6 +124,20 @@ pub enum GpuOp<'c> {
     TakeTurn,
     GiveTurn,
     CloseTurns,
+    BulkStore {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        smem: Val<'c>,
+        slot: Val<'c>,
+        tile_shape: Vec<usize>,
+        box_shape: Vec<usize>,
+        map: usize,
+    },
+    BulkWait {
+        smem: Val<'c>,
+        /// Only until the slot has been read.
+        read: bool,
+    },
     Mbarriers {
         offset: Option<usize>,
         arrivals: usize,
@@ -266,6 +280,13 @@ impl<'c> GpuOp<'c> {
             "take_turn" => GpuOp::TakeTurn,
             "give_turn" => GpuOp::GiveTurn,
             "close_turns" => GpuOp::CloseTurns,
+            "bulk_store" => {
+                let (view, index) = block(2)?;
+                let &[smem, slot] = operands.get(index.len() + 1..)? else { return None };
+                let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
+                GpuOp::BulkStore { view, index, smem, slot, tile_shape, box_shape, map }
+            }
+            "bulk_wait" => GpuOp::BulkWait { smem: at(0)?, read: bool_attr(op, "read")? },
             "mbarriers" => GpuOp::Mbarriers { offset: size("offset"), arrivals: size("arrivals")? },
             "producer" => {
                 let registers = sizes("registers").and_then(|r| r.try_into().ok());
@@ -474,6 +495,31 @@ pub trait GpuBuilder<'c> {
     /// `tgpu.close_turns`.
     fn close_turns(&self) -> Op<'c> {
         self.builder().op("tgpu.close_turns", &[], &[], &[])
+    }
+
+    /// `tgpu.bulk_store`.
+    fn bulk_store(
+        &self,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        (smem, slot): (Val<'c>, Val<'c>),
+        (tile_shape, box_shape): (&[usize], &[usize]),
+        map: usize,
+    ) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, slot]).copied().collect();
+        let attributes = [
+            ("tile_shape", sizes_attr(b, tile_shape)),
+            ("box_shape", sizes_attr(b, box_shape)),
+            ("map", b.int(map as i64)),
+        ];
+        b.op("tgpu.bulk_store", &operands, &[], &attributes)
+    }
+
+    /// `tgpu.bulk_wait`.
+    fn bulk_wait(&self, smem: Val<'c>, read: bool) -> Op<'c> {
+        let b = self.builder();
+        let flag = BoolAttribute::new(b.context(), read).into();
+        b.op("tgpu.bulk_wait", &[smem], &[], &[("read", flag)])
     }
 
     /// `tgpu.mbarriers`.

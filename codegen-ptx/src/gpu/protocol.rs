@@ -73,6 +73,15 @@ pub enum ProtocolError {
     /// Turns of other than two warpgroups.
     #[error("{0} warps take turns; they are for two warpgroups")]
     TurnWarps(usize),
+    /// A bulk store may start before it sees what the threads have written.
+    #[error("a bulk store starts without a write, a fence and a barrier in front of it")]
+    StoreTooEarly,
+    /// Threads may write what a bulk store still reads.
+    #[error("a slot is written again without a wait for the bulk store that reads it")]
+    StoreOverwritten,
+    /// A CTA may end while a bulk store reads its shared memory.
+    #[error("a bulk store is not waited for before the kernel ends")]
+    StoreNotDone,
     /// A barrier that no phase of the ring completes.
     #[error("a phase takes {found} arrivals; {expected} are made")]
     Arrivals {

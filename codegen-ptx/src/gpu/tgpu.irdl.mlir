@@ -179,7 +179,7 @@ irdl.dialect @tgpu {
     irdl.results(results: variadic %tile)
   }
 
-  // What this thread has written to shared memory is seen by `wgmma` that follow the next barrier.
+  // What this thread has written to shared memory is seen by `wgmma` and bulk stores that follow the next barrier.
   irdl.operation @fence_async {}
 
   // From here on two warpgroups take turns; the first one's is the first.
@@ -193,6 +193,28 @@ irdl.dialect @tgpu {
 
   // The turns are over: as many were given as taken.
   irdl.operation @close_turns {}
+
+  // Starts copying a slot to a block of a view, in boxes of `box_shape` by the kernel's tensor map number `map`; what
+  // leaves the view is dropped. One thread makes all bulk stores of a CTA, each a group of its own.
+  irdl.operation @bulk_store {
+    %view = irdl.any
+    %index = irdl.is index
+    %smem = irdl.base @tgpu::@smem
+    %slot = irdl.is i32
+    %shape = irdl.base "#builtin.dense_array"
+    %box = irdl.base "#builtin.dense_array"
+    %int = irdl.base "#builtin.integer"
+    irdl.operands(view: %view, index: variadic %index, smem: %smem, slot: %slot)
+    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int}
+  }
+
+  // Waits until every bulk store of this thread has read its slot and, unless `read` alone is asked for, written it.
+  irdl.operation @bulk_wait {
+    %smem = irdl.base @tgpu::@smem
+    %flag = irdl.base "#builtin.integer"
+    irdl.operands(smem: %smem)
+    irdl.attributes {"read" = %flag}
+  }
 
   // An mbarrier for each slot of a ring; a phase of one is over after `arrivals` arrivals.
   irdl.operation @mbarriers {

@@ -3,6 +3,7 @@
 use super::dialect::{Smem, layout_of};
 use super::ops::{GpuOp, MmaOperand};
 use super::protocol::{self, ProtocolError};
+use super::staging;
 use crate::layout::{LinearLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
 use std::fmt;
@@ -103,7 +104,8 @@ pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
             report(rule);
         }
     }
-    violations.extend(protocol::check(module).into_iter().map(|(op, error)| Violation {
+    let out_of_step = protocol::check(module).into_iter().chain(staging::check(module));
+    violations.extend(out_of_step.map(|(op, error)| Violation {
         op: name_of(op),
         place: Place::of(op.location()),
         rule: Rule::Protocol(error),
@@ -179,7 +181,8 @@ fn check(op: Op) -> Result<(), Rule> {
                         .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, tile and shared memory")
             }
-            GpuOp::TmaCopy { view, smem, ref tile_shape, ref box_shape, .. } => {
+            GpuOp::TmaCopy { view, smem, ref tile_shape, ref box_shape, .. }
+            | GpuOp::BulkStore { view, smem, ref tile_shape, ref box_shape, .. } => {
                 let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
                 let cols = tile_shape.last().copied().unwrap_or(1);
                 let rows = tile_shape.iter().product::<usize>() / cols;

@@ -141,11 +141,12 @@ mod tests {
         }
 
         #[test]
-        fn ldmatrix_reads_without_conflicts(rows in 3u32..8, cols in 4u32..9, at: usize) {
-            let l = SharedLayout::new(1 << rows, 1 << cols, 2);
-            let (row, col) = (at % l.rows / 8 * 8, at / l.rows * 8 % l.cols);
-            let offsets: Vec<usize> = (0..8).map(|r| l.offset(row + r, col)).collect();
-            prop_assert_eq!(SharedLayout::wavefronts(&offsets, 16), 1);
+        fn matrices_are_read_and_written_without_conflicts(rows in 3u32..8, cols in 4u32..9, at: usize) {
+            for l in [SharedLayout::new, SharedLayout::panels].map(|make| make(1 << rows, 1 << cols, 2)) {
+                let (row, col) = (at % l.rows / 8 * 8, at / l.rows * 8 % l.cols);
+                let offsets: Vec<usize> = (0..8).map(|r| l.offset(row + r, col)).collect();
+                prop_assert_eq!(SharedLayout::wavefronts(&offsets, 16), 1);
+            }
         }
     }
 }

@@ -67,10 +67,7 @@ impl<'c> Lowering<'c> {
         if let Some([count, _]) = registers {
             set(e, "dec", count);
         }
-        let all = e.i32(-1);
-        let pair = melior::dialect::llvm::r#type::r#struct(e.context, &[e.types.i32, e.types.i1], false);
-        let elected = e.call("llvm.nvvm.elect.sync", &[all], pair);
-        let mut elected = e.extract_value(elected, 1, e.types.i1);
+        let mut elected = e.elect();
         if warps > 1 {
             let is_first = e.icmp(Cmp::Eq, warp, count);
             elected = e.binary("llvm.and", elected, is_first);
@@ -155,26 +152,7 @@ impl<'c> Lowering<'c> {
         let barrier = self.mbarrier(op, barriers, slot)?;
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
         let rank = tile_shape.len();
-        let mut corner = Vec::new();
-        for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
-            let index = self.scalar(op, index)?;
-            // The map counts bytes of 4-bit elements.
-            let size = if dim + 1 == rank { size / shared.per_byte } else { size };
-            let size = self.e.i32(size as i64);
-            corner.push(self.e.mul(index, size));
-        }
-        let Some(&inner) = box_shape.last() else {
-            return Err(internal(op, "a tile without dimensions"));
-        };
-        for panel in 0..shared.layout.cols / inner {
-            let e = &mut self.e;
-            let offset = e.i32((panel * shared.layout.panel_bytes()) as i64);
-            let target = e.add(base, offset);
-            let distance = e.i32((panel * inner) as i64);
-            let mut at = corner.clone();
-            at[rank - 1] = e.add(at[rank - 1], distance);
-            // Innermost first.
-            at.reverse();
+        for (target, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape))? {
             let list: Vec<String> = (0..rank).map(|i| format!("${}", 3 + i)).collect();
             let text = format!(
                 "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
@@ -183,8 +161,40 @@ impl<'c> Lowering<'c> {
             );
             let constraints = format!("r,l,r,{},~{{memory}}", vec!["r"; rank].join(","));
             let operands: Vec<Val> = [target, map, barrier].into_iter().chain(at).collect();
-            e.asm(&text, &constraints, &operands, &[]);
+            self.e.asm(&text, &constraints, &operands, &[]);
         }
         Ok(())
+    }
+
+    /// The boxes of a block: where each lies in shared memory, and its first element's coordinates, innermost first.
+    pub(super) fn boxes(
+        &mut self,
+        op: Op,
+        index: &[Val<'c>],
+        (shared, base): (&Shared<'c>, Val<'c>),
+        (tile_shape, box_shape): (&[usize], &[usize]),
+    ) -> Result<Vec<(Val<'c>, Vec<Val<'c>>)>, LowerError> {
+        let mut corner = Vec::new();
+        for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
+            let index = self.scalar(op, index)?;
+            // The map counts bytes of 4-bit elements.
+            let size = if dim + 1 == tile_shape.len() { size / shared.per_byte } else { size };
+            let size = self.e.i32(size as i64);
+            corner.push(self.e.mul(index, size));
+        }
+        corner.reverse();
+        let Some(&inner) = box_shape.last() else {
+            return Err(internal(op, "a tile without dimensions"));
+        };
+        let e = &mut self.e;
+        let mut panel = |panel: usize| {
+            let offset = e.i32((panel * shared.layout.panel_bytes()) as i64);
+            let distance = e.i32((panel * inner) as i64);
+            let mut at = corner.clone();
+            let address = e.add(base, offset);
+            at[0] = e.add(at[0], distance);
+            (address, at)
+        };
+        Ok((0..shared.layout.cols / inner).map(&mut panel).collect())
     }
 }

@@ -540,6 +540,15 @@ impl<'c> Emitter<'c> {
         self.uniform_warp.expect("just set")
     }
 
+    /// A predicate that holds in one lane of a warp, always the same, all of whose lanes are here.
+    pub fn elect(&mut self) -> Val<'c> {
+        let all = self.i32(-1);
+        let pair =
+            melior::dialect::llvm::r#type::r#struct(self.context, &[self.types.i32, self.types.i1], false);
+        let elected = self.call("llvm.nvvm.elect.sync", &[all], pair);
+        self.extract_value(elected, 1, self.types.i1)
+    }
+
     /// A special register: `tid.x`, `ctaid.y`.
     pub fn special_register(&mut self, name: &str) -> Val<'c> {
         self.call(&format!("llvm.nvvm.read.ptx.sreg.{name}"), &[], self.types.i32)

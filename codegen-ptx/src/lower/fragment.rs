@@ -8,7 +8,7 @@
 
 use super::Lowering;
 use super::emitter::ThreadValue;
-use super::value::{Registers, Shared, pack, packing};
+use super::value::{Registers, Shared, Tile, pack, packing};
 use crate::layout::LinearLayout;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -108,6 +108,43 @@ impl<'c> Lowering<'c> {
         }
         let row = self.e.linear(&lane, &warp);
         Some(Matrices { bits, row, transpose: !along_row })
+    }
+
+    /// Stores a tile by `stmatrix`, the inverse of `ldmatrix`; false where the layout is none of its.
+    pub(super) fn store_matrices(&mut self, shared: &Shared<'c>, base: Val<'c>, tile: &Tile<'c>) -> bool {
+        let free = tile.layout.free_variable_masks();
+        if !self.e.target.has_stmatrix() || (free.register, free.lane, free.warp) != (0, 0, 0) {
+            return false;
+        }
+        let Some(matrices) = self.matrices(shared, &tile.layout, false, &[0, 1]) else { return false };
+        let per_word = packing(tile.dtype);
+        let words = if per_word > 1 {
+            tile.packed_registers(&mut self.e)
+        } else {
+            let elements = tile.elements(&mut self.e);
+            elements.iter().map(|&x| pack(&mut self.e, &[x], tile.dtype)).collect()
+        };
+        let mask: usize = matrices.bits.iter().map(|b| 1 << b).sum();
+        let count = 1 << matrices.bits.len();
+        let trans = if matrices.transpose { ".trans" } else { "" };
+        let list: Vec<String> = (0..count).map(|i| format!("${i}")).collect();
+        for first in (0..words.len()).filter(|word| word & mask == 0) {
+            let at = tile.layout.apply((first * per_word) as u32, 0, 0);
+            let offset = shared.offset(&tile.layout, &at, false);
+            let (address, constant) = self.shared_address_of(base, matrices.row, offset as u32);
+            let text = format!(
+                "stmatrix.sync.aligned.m8n8.x{count}{trans}.shared.b16 [${count} + {constant}], {{{}}};",
+                list.join(", ")
+            );
+            let which = |i: usize| {
+                let set = matrices.bits.iter().enumerate().filter(|(k, _)| i >> k & 1 == 1);
+                set.fold(first, |n, (_, bit)| n | 1 << bit)
+            };
+            let operands: Vec<Val> = (0..count).map(|i| words[which(i)]).chain([address]).collect();
+            let constraints = format!("{},r,~{{memory}}", vec!["r"; count].join(","));
+            self.e.asm(&text, &constraints, &operands, &[]);
+        }
+        true
     }
 
     /// One 32-bit register of a fragment, counted in the order of the layout.

@@ -5,6 +5,7 @@
 
 mod arrival;
 mod bulk;
+mod bulk_store;
 mod control;
 mod convert_layout;
 mod elementwise;
@@ -447,6 +448,13 @@ impl<'c> Lowering<'c> {
                 self.lower_close_turns();
                 Ok(())
             }
+            GpuOp::BulkStore { index, smem, slot, tile_shape, box_shape, map, .. } => {
+                self.lower_bulk_store(op, &index, (smem, slot), (&tile_shape, &box_shape), map)
+            }
+            GpuOp::BulkWait { read, .. } => {
+                self.lower_bulk_wait(read);
+                Ok(())
+            }
             GpuOp::Mbarriers { offset, arrivals } => self.lower_mbarriers(op, offset, arrivals),
             GpuOp::Producer { warps, registers } => {
                 self.set_result(op, Lowered::Role { warps, registers });
@@ -496,7 +504,7 @@ impl<'c> Lowering<'c> {
     /// Takes the stores of a loop's body as made, since an earlier iteration may have.
     fn expect_stores_of(&mut self, op: Op<'c>) {
         for inner in tile_ir::types::nested_ops(op) {
-            if matches!(name_of(inner).as_str(), "tgpu.global_store" | "tgpu.scatter") {
+            if matches!(name_of(inner).as_str(), "tgpu.global_store" | "tgpu.scatter" | "tgpu.bulk_store") {
                 let view = operands_of(inner).first().copied().map(root_view);
                 self.written.extend(view.map(|v| v.to_raw().ptr as usize));
             }

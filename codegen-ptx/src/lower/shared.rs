@@ -175,7 +175,9 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let (tile, shared) = (self.tile(op, tile)?, self.shared(op, smem)?);
         let base = self.slot_base(op, &shared, slot)?;
-        self.store_tile(&shared, base, &tile);
+        if !self.store_matrices(&shared, base, &tile) {
+            self.store_tile(&shared, base, &tile);
+        }
         Ok(())
     }
 

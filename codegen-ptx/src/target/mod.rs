@@ -75,6 +75,7 @@ struct Features {
     block_scaled_mma_emulated: bool,
     setmaxnreg: bool,
     multicast: bool,
+    stmatrix: bool,
 }
 
 /// A target as text, by its name.
@@ -190,6 +191,11 @@ impl Target {
     /// Registers moved between warpgroups at run time.
     pub fn has_setmaxnreg(&self) -> bool {
         self.features.setmaxnreg
+    }
+
+    /// `stmatrix`.
+    pub fn has_stmatrix(&self) -> bool {
+        self.features.stmatrix
     }
 
     /// TMA multicast within a cluster.

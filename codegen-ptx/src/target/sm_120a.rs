@@ -40,5 +40,6 @@ pub(super) static TARGET: Target = Target {
         block_scaled_mma_emulated: false,
         setmaxnreg: true,
         multicast: false,
+        stmatrix: true,
     },
 };

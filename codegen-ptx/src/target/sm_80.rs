@@ -41,5 +41,6 @@ pub(super) static TARGET: Target = Target {
         block_scaled_mma_emulated: false,
         setmaxnreg: false,
         multicast: false,
+        stmatrix: false,
     },
 };

@@ -34,5 +34,6 @@ pub(super) static TARGET: Target = Target {
         block_scaled_mma_emulated: false,
         setmaxnreg: true,
         multicast: true,
+        stmatrix: true,
     },
 };

@@ -83,7 +83,8 @@ fn copies_and_products_are_asynchronous_on_hopper() {
     {
         let num_warps = if name == "fmha" { 8 } else { 4 };
         for warp_specialize in [false, true] {
-            let switches = Switches { warp_specialize, ..Switches::of(&Config::default()) };
+            let bulk_stores = warp_specialize;
+            let switches = Switches { warp_specialize, bulk_stores, ..Switches::of(&Config::default()) };
             let options = CompileOptions { num_warps, switches, ..options("sm_90", 2) };
             let compiled = build(&kernel, options, true).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(compiled.tensor_maps.is_empty(), !warp_specialize, "{name}");
@@ -93,6 +94,13 @@ fn copies_and_products_are_asynchronous_on_hopper() {
             let copies = if name == "fmha" && warp_specialize { 2 } else { 1 };
             assert_eq!(count("HGMMA.64x"), copies * products, "{name} {warp_specialize}");
             assert_eq!(count("UTMALDG") > 0, warp_specialize, "{name}");
+            // Panels of 64 columns are stored, and what is stored is written by matrices of 8 rows.
+            assert_eq!(count("UTMASTG"), if bulk_stores { 2 } else { 0 }, "{name}");
+            assert_eq!(
+                (count("STSM.16.M88.4") > 0, count("STG.E") == 0),
+                (bulk_stores, bulk_stores),
+                "{name}"
+            );
             assert_eq!(report.spill_load_bytes, 0, "{name} {warp_specialize}");
             // The assembler would wait after each instruction if it saw the accumulators touched in between.
             assert!(count("WARPGROUP.DEPBAR") <= 4, "{name} {warp_specialize}");

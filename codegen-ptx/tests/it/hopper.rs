@@ -46,7 +46,7 @@ fn count<'c>(module: &Module<'c>, wanted: impl Fn(GpuOp<'c>) -> bool) -> usize {
 #[test]
 fn operands_of_one_product_share_a_ring() {
     let context = dialect::context(&[]);
-    let (module, remarks) = lower(&parse(&context, MATMUL), |_| {});
+    let (module, remarks) = lower(&parse(&context, MATMUL), |cx| cx.switches.bulk_stores = false);
     assert!(
         remarks.iter().any(|r| r.contains("2 copies are made by a warp of their own, in 1 rings of 3 slots"))
     );
@@ -63,7 +63,7 @@ fn operands_of_one_product_share_a_ring() {
 #[test]
 fn keys_and_values_are_waited_for_apart() {
     let context = dialect::context(&[]);
-    let (module, remarks) = lower(&parse(&context, FMHA), |_| {});
+    let (module, remarks) = lower(&parse(&context, FMHA), |cx| cx.switches.bulk_stores = false);
     assert_eq!(count(&module, |op| matches!(op, GpuOp::Mbarriers { .. })), 4);
     // The queries, which are loaded once, stay with the warps that use them.
     assert_eq!(count(&module, |op| matches!(op, GpuOp::AsyncCopy { .. })), 1);
@@ -224,14 +224,19 @@ fn what_allows_no_bulk_copies_says_why() {
         ("multiples of 16 bytes", |cx| cx.facts[1].align_bytes = 8),
         ("make some copies themselves", |cx| cx.facts[1].unit_stride = None),
     ] {
-        let (module, remarks) = lower(&parse(&context, MATMUL), change);
+        let (module, remarks) = lower(&parse(&context, MATMUL), |cx| {
+            cx.switches.bulk_stores = false;
+            change(cx);
+        });
         assert!(
             remarks.iter().any(|r| r.contains("no warp of its own copies") && r.contains(why)),
             "{remarks:#?}"
         );
         assert_eq!(LaunchNeeds::of(&module), LaunchNeeds::default());
     }
-    let (module, _) = lower(&parse(&context, MATMUL), |cx| cx.switches.warp_specialize = false);
+    let (module, _) = lower(&parse(&context, MATMUL), |cx| {
+        (cx.switches.warp_specialize, cx.switches.bulk_stores) = (false, false);
+    });
     assert_eq!(LaunchNeeds::of(&module), LaunchNeeds::default());
     assert_eq!(
         count(&module, |op| matches!(op, GpuOp::FenceAsync)),
@@ -284,6 +289,75 @@ fn products_that_wgmma_cannot_do_say_why() {
     let (module, remarks) = lower(&parse(&context, MATMUL), |cx| cx.num_warps = 2);
     assert!(remarks.iter().any(|r| r.contains("is no wgmma: it takes 64 rows")), "{remarks:#?}");
     assert_eq!(count(&module, |op| matches!(op, GpuOp::MmaSync { .. })), 1);
+}
+
+#[test]
+fn blocks_are_stored_out_of_shared_memory() {
+    let context = dialect::context(&[]);
+    for (kernel, tensor, box_shape) in [(MATMUL, 2, vec![128, 64]), (FMHA, 3, vec![1, 1, 64, 64])] {
+        let (module, remarks) = lower(&parse(&context, kernel), |_| {});
+        assert!(remarks.iter().any(|r| r.contains("is stored by bulk copies of")), "{remarks:#?}");
+        assert_eq!(count(&module, |op| matches!(op, GpuOp::BulkStore { .. })), 1);
+        assert_eq!(
+            count(&module, |op| matches!(op, GpuOp::GlobalStore { .. } | GpuOp::ConvertLayout { .. })),
+            0
+        );
+        let maps = LaunchNeeds::of(&module).tensor_maps;
+        let stores: Vec<_> = maps.iter().filter(|m| m.tensor == tensor).collect();
+        let [map] = stores[..] else { panic!("{maps:?}") };
+        assert_eq!((&map.box_shape, map.swizzle_bytes), (&box_shape, 128));
+    }
+}
+
+#[test]
+fn stores_in_loops_wait_for_the_one_before() {
+    let context = dialect::context(&[]);
+    let module = kernel(&context, "persistent", DType::F16, &[("TILE", 64)]);
+    let (module, remarks) = lower(&module, |_| {});
+    assert!(remarks.iter().any(|r| r.contains("is stored by bulk copies of [64, 64]")), "{remarks:#?}");
+    let waits = |wanted| count(&module, |op| matches!(op, GpuOp::BulkWait { read, .. } if read == wanted));
+    assert_eq!((waits(false), waits(true)), (1, 1));
+}
+
+#[test]
+fn blocks_that_the_threads_store_say_why() {
+    let context = dialect::context(&[]);
+    for (why, change) in [
+        ("multiples of 16 bytes", (|cx| cx.facts[2].stride_divisor[0] = 4) as fn(&mut PassContext)),
+        ("multiples of 16 bytes", |cx| cx.facts[2].align_bytes = 8),
+        ("not known to be contiguous", |cx| cx.facts[2].unit_stride = None),
+    ] {
+        let (module, remarks) = lower(&parse(&context, MATMUL), change);
+        assert!(
+            remarks.iter().any(|r| r.contains("stored by the threads") && r.contains(why)),
+            "{remarks:#?}"
+        );
+        assert_eq!(count(&module, |op| matches!(op, GpuOp::GlobalStore { .. })), 1);
+        assert_eq!(count(&module, |op| matches!(op, GpuOp::BulkStore { .. })), 0);
+    }
+    // What is read, too, would have to be ordered with the stores.
+    let read_too = MATMUL.replace(
+        "  return",
+        "    %kept = \"tile.load\"(%out, %c0, %c0) : (!tile.view<2 : i64, bf16>, index, index) -> tensor<128x128xbf16>
+    \"tile.store\"(%out, %c0, %c0, %kept) : (!tile.view<2 : i64, bf16>, index, index, tensor<128x128xbf16>) -> ()
+    return",
+    );
+    let (module, remarks) = lower(&parse(&context, &read_too), |_| {});
+    assert!(remarks.iter().any(|r| r.contains("the tensor is used elsewhere, too")), "{remarks:#?}");
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::BulkStore { .. })), 0);
+}
+
+#[test]
+fn stores_out_of_step_are_found() {
+    let context = dialect::context(&[]);
+    let once = |kernel, with, times| broken(&context, kernel, with, times);
+    assert_eq!(once(MATMUL, "tgpu.fence_async", 0), [ProtocolError::StoreTooEarly]);
+    assert_eq!(once(MATMUL, "tgpu.local_store", 0), [ProtocolError::StoreTooEarly]);
+    assert_eq!(once(MATMUL, "tgpu.barrier", 0), [ProtocolError::StoreTooEarly]);
+    assert_eq!(once(MATMUL, "tgpu.bulk_wait", 0), [ProtocolError::StoreNotDone]);
+    let module = kernel(&context, "persistent", DType::F16, &[("TILE", 64)]);
+    let persistent = module.to_text();
+    assert_eq!(once(&persistent, "read = false", 0), [ProtocolError::StoreOverwritten]);
 }
 
 /// What the verifier says after lines that contain some text are dropped or doubled.

@@ -11,7 +11,9 @@ use tile_ir::types::{
 /// The tensors that the kernel writes.
 pub(super) fn written_views<'c>(module: &Module<'c>) -> Vec<Val<'c>> {
     let view = |op: Op<'c>| match GpuOp::of(op) {
-        Some(GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. }) => Some(root_view(view)),
+        Some(
+            GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. } | GpuOp::BulkStore { view, .. },
+        ) => Some(root_view(view)),
         _ => None,
     };
     nested_ops(module.function()).into_iter().filter_map(view).collect()

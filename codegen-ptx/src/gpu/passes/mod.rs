@@ -2,6 +2,7 @@
 
 mod allocate_shared;
 mod assign_layouts;
+mod bulk_stores;
 mod copies;
 mod decompose_scaled;
 mod fence_operands;
@@ -12,6 +13,7 @@ mod rewrite;
 mod split_masks;
 mod start_ahead;
 mod take_turns;
+mod tensor_maps;
 mod two_in_flight;
 mod warp_specialize;
 
@@ -47,6 +49,8 @@ pub enum Pass {
     TakeTurns,
     /// Copies of loops run ahead in a ring of buffers.
     PipelineLoads,
+    /// Blocks are stored by bulk copies out of shared memory.
+    BulkStores,
     /// What threads write to shared memory is made visible to `wgmma`.
     FenceOperands,
     /// Every buffer gets its offset.
@@ -55,7 +59,7 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 11] = [
+    pub const ALL: [Pass; 12] = [
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
@@ -65,6 +69,7 @@ impl Pass {
         Pass::OverlapProducts,
         Pass::TakeTurns,
         Pass::PipelineLoads,
+        Pass::BulkStores,
         Pass::FenceOperands,
         Pass::AllocateShared,
     ];
@@ -81,6 +86,7 @@ impl Pass {
             Pass::StartAhead => "start-ahead",
             Pass::OverlapProducts => "overlap-products",
             Pass::TakeTurns => "take-turns",
+            Pass::BulkStores => "bulk-stores",
             Pass::FenceOperands => "fence-operands",
             Pass::AllocateShared => "allocate-shared",
         }
@@ -113,6 +119,7 @@ impl Pass {
             Pass::StartAhead => start_ahead::run(module, cx),
             Pass::OverlapProducts => overlap_products::run(module, cx),
             Pass::TakeTurns => take_turns::run(module, cx),
+            Pass::BulkStores => bulk_stores::run(module, cx),
             Pass::FenceOperands => fence_operands::run(module, cx),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }

@@ -12,6 +12,7 @@
 
 use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
 use super::rewrite::{Renamed, address_of, carry_more, clone_op};
+use super::tensor_maps::box_of;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
 use crate::gpu::launch::TensorMap;
@@ -31,14 +32,6 @@ use tile_ir::{Builder, Module};
 use tile_lang::DType;
 
 const PASS: Pass = Pass::WarpSpecialize;
-/// Strides and addresses of tensors that bulk copies read are multiples of this.
-const TMA_ALIGN_BYTES: usize = 16;
-/// Spans after which a swizzle repeats, which has to be at the start of each panel.
-const SWIZZLE_ROWS: usize = 8;
-/// Elements of a box in one dimension.
-const MAX_BOX: usize = 256;
-/// Dimensions of a tensor map.
-const MAX_RANK: usize = 5;
 /// `eq` among the predicates of `arith.cmpi`.
 const EQUAL: i64 = 0;
 
@@ -211,43 +204,9 @@ impl<'c> Planner<'_, 'c> {
         let views = args_of(self.module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
         let tensor = views.into_iter().position(|v| v == view).ok_or("a copy is not from an argument")?;
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
-        let (facts, elem_bytes, rank) = (&cx.facts[tensor], smem.layout.elem_bytes, tile_shape.len());
-        let no = |why: &str| Err(format!("argument {tensor} allows no bulk copies: {why}"));
-        if !matches!(
-            smem.dtype,
-            DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN | DType::F4E2M1FN | DType::I32
-        ) {
-            return no("its elements have no form in tensor maps");
-        }
-        if rank > MAX_RANK {
-            return no("it has more than 5 dimensions");
-        }
-        if facts.unit_stride != Some(rank - 1) {
-            return no("its last dimension is not known to be contiguous");
-        }
-        // Two 4-bit elements are copied as one.
-        if smem.dtype == DType::F4E2M1FN && !facts.dim_divisor[rank - 1].is_multiple_of(2) {
-            return no("its rows are not known to be whole bytes");
-        }
-        let aligned = |bytes: usize| bytes.is_multiple_of(TMA_ALIGN_BYTES);
-        let row_bytes = |elems: &usize| elems * smem.dtype.bits() as usize / 8;
-        let strides = &facts.stride_divisor[..rank - 1];
-        if !facts.align_bytes.is_multiple_of(TMA_ALIGN_BYTES) || !strides.iter().map(row_bytes).all(aligned) {
-            return no("its address and strides are not known to be multiples of 16 bytes");
-        }
-        let mut box_shape = tile_shape;
-        box_shape[rank - 1] = smem.layout.pitch_bytes / elem_bytes;
-        if !aligned(smem.layout.pitch_bytes) || box_shape.iter().any(|&size| size > MAX_BOX) {
-            return no("a box has rows under 16 bytes, or more than 256 of them");
-        }
+        let box_shape = box_of(&cx.facts[tensor], &smem, &tile_shape)
+            .map_err(|why| format!("argument {tensor} allows no bulk copies: {why}"))?;
         let map = TensorMap { tensor, box_shape: box_shape.clone(), swizzle_bytes: smem.layout.span_bytes };
-        if !smem
-            .layout
-            .panel_bytes()
-            .is_multiple_of(SWIZZLE_ROWS * smem.layout.span_bytes.max(TMA_ALIGN_BYTES))
-        {
-            return no("a tile has fewer rows than a swizzle takes to repeat");
-        }
         let known = self.maps.iter().position(|m| *m == map);
         let number = known.unwrap_or_else(|| {
             self.maps.push(map);

@@ -1,0 +1,55 @@
+//! Which tensors have maps for bulk copies and bulk stores of a tile, and in what boxes these go.
+
+use crate::gpu::dialect::Smem;
+use crate::gpu::facts::TensorFacts;
+use tile_lang::DType;
+
+/// Strides and addresses of tensors with maps are multiples of this.
+const ALIGN_BYTES: usize = 16;
+/// Spans after which a swizzle repeats, which has to be at the start of each panel.
+const SWIZZLE_ROWS: usize = 8;
+/// Elements of a box in one dimension.
+const MAX_BOX: usize = 256;
+/// Dimensions of a tensor map.
+const MAX_RANK: usize = 5;
+
+/// The boxes of a tile that lies in shared memory, one a panel; or why the tensor has no map for it.
+pub(super) fn box_of(
+    facts: &TensorFacts,
+    smem: &Smem,
+    tile_shape: &[usize],
+) -> Result<Vec<usize>, &'static str> {
+    let (elem_bytes, rank) = (smem.layout.elem_bytes, tile_shape.len());
+    if !matches!(
+        smem.dtype,
+        DType::F32 | DType::F16 | DType::BF16 | DType::F8E4M3FN | DType::F4E2M1FN | DType::I32
+    ) {
+        return Err("its elements have no form in tensor maps");
+    }
+    if rank > MAX_RANK {
+        return Err("it has more than 5 dimensions");
+    }
+    if facts.unit_stride != Some(rank - 1) {
+        return Err("its last dimension is not known to be contiguous");
+    }
+    // Two 4-bit elements are copied as one.
+    if smem.dtype == DType::F4E2M1FN && !facts.dim_divisor[rank - 1].is_multiple_of(2) {
+        return Err("its rows are not known to be whole bytes");
+    }
+    let aligned = |bytes: usize| bytes.is_multiple_of(ALIGN_BYTES);
+    let row_bytes = |elems: &usize| elems * smem.dtype.bits() as usize / 8;
+    let strides = &facts.stride_divisor[..rank - 1];
+    if !facts.align_bytes.is_multiple_of(ALIGN_BYTES) || !strides.iter().map(row_bytes).all(aligned) {
+        return Err("its address and strides are not known to be multiples of 16 bytes");
+    }
+    let mut box_shape = tile_shape.to_vec();
+    box_shape[rank - 1] = smem.layout.pitch_bytes / elem_bytes;
+    if !aligned(smem.layout.pitch_bytes) || box_shape.iter().any(|&size| size > MAX_BOX) {
+        return Err("a box has rows under 16 bytes, or more than 256 of them");
+    }
+    let repeats = SWIZZLE_ROWS * smem.layout.span_bytes.max(ALIGN_BYTES);
+    if !smem.layout.panel_bytes().is_multiple_of(repeats) {
+        return Err("a tile has fewer rows than a swizzle takes to repeat");
+    }
+    Ok(box_shape)
+}
