@@ -129,7 +129,7 @@ fn operands_of_8_bits_multiply_by_wgmma() {
         let switches = Switches::of(&Config::default());
         let options = CompileOptions { num_warps: 8, switches, ..options("sm_90", 2) };
         let compiled = build(&kernel(element), options, true).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(compiled.tensor_maps.len(), 2, "{element}: {:#?}", compiled.remarks);
+        assert_eq!(compiled.tensor_maps.len(), 3, "{element}: {:#?}", compiled.remarks);
         let Some((report, sass)) = assemble(&compiled) else { continue };
         let count = |what: &str| sass.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count(instruction), products, "{element}");
