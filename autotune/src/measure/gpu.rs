@@ -242,10 +242,7 @@ impl Arena {
         let workspace = contract.workspace(problem, config);
         let workspace = workspace.iter().map(|spec| match spec.dtype {
             // Counters start at zero, and every launch leaves them so.
-            DType::I32 => {
-                let zeros = vec![0.0; spec.shape.iter().product()];
-                DeviceTensor::from_host(device, &DynTensor::from_f64(spec.dtype, &spec.shape, &zeros))
-            }
+            DType::I32 => DeviceTensor::zeros(device, spec.dtype, &spec.shape),
             _ => DeviceTensor::new(device, spec.dtype, &spec.shape),
         });
         let mut workspace: Vec<DeviceTensor> = workspace.collect::<Result<_, _>>()?;

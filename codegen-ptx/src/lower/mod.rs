@@ -109,6 +109,7 @@ pub fn lower_to_llvm<'c>(
             let parameters = tile_ir::types::args_of(entry);
             parameters[parameters.len() - needs.tensor_maps.len()..].to_vec()
         },
+        read_in_flight: HashMap::new(),
     };
     lowering.expect_stores_of(function);
     lowering.mutated = std::mem::take(&mut lowering.written);
@@ -218,6 +219,8 @@ struct Lowering<'c> {
     checks: Vec<Check>,
     /// Addresses of the tensor maps among the parameters.
     tensor_maps: Vec<Val<'c>>,
+    /// The registers of their lhs that products in flight read, by the product's result.
+    read_in_flight: HashMap<usize, Rc<[Val<'c>]>>,
 }
 
 impl<'c> Lowering<'c> {

@@ -2,7 +2,9 @@
 //!
 //! Each 64 rows of a warpgroup are one asm statement: fence, one instruction a step of K, and in the last one the
 //! commit. The accumulators are its tied operands, and again those of the statement that waits, so that nothing
-//! reads or moves them in between; the assembler would otherwise wait after each instruction.
+//! reads or moves them in between; the assembler would otherwise wait after each instruction. An lhs in registers is
+//! read until the wait (PTX ISA, `wgmma.mma_async`), which nothing but that statement tells the assembler: it takes
+//! these registers, too, so that nothing else gets them before.
 
 use super::value::{Lowered, Registers, Tile};
 use super::{Lowering, internal};
@@ -60,7 +62,10 @@ impl<'c> Lowering<'c> {
                 if *tile.layout != wgmma::lhs(m, k, groups, dtype) || tile.dtype != dtype {
                     return Err(internal(op, "the lhs is not in its fragment layout"));
                 }
-                Lhs::Registers(tile.packed_registers(&mut self.e))
+                let registers = tile.packed_registers(&mut self.e);
+                let result = results_of(op).first().copied().ok_or_else(|| internal(op, "no result"))?;
+                self.read_in_flight.insert(result.to_raw().ptr as usize, Rc::clone(&registers));
+                Lhs::Registers(registers)
             }
             MmaOperand::Shared { transposed, .. } => {
                 let row_bits = groups[0].trailing_zeros() as usize;
@@ -147,12 +152,15 @@ impl<'c> Lowering<'c> {
         tiles: &[Val<'c>],
         pending: usize,
     ) -> Result<(), LowerError> {
+        let read = tiles.iter().filter_map(|t| self.read_in_flight.remove(&(t.to_raw().ptr as usize)));
+        let read: Vec<Val> = read.flat_map(|registers| registers.to_vec()).collect();
         let tiles = tiles.iter().map(|&t| self.tile(op, t)).collect::<Result<Vec<_>, _>>()?;
         let registers: Vec<Val> = tiles
             .iter()
             .flat_map(|tile| match &tile.registers {
                 Registers::Elements(r) | Registers::Packed(r) | Registers::Nibbles(r, _) => r.iter().copied(),
             })
+            .chain(read)
             .collect();
         let types: Vec<_> = registers.iter().map(|r| r.r#type()).collect();
         let code = |ty| if ty == self.e.types.f32 { "=f" } else { "=r" };

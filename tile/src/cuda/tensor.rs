@@ -30,6 +30,16 @@ impl DeviceTensor {
         Ok(DeviceTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), buffer })
     }
 
+    /// A dense tensor of zeros, such as the counters of arrivals.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<DeviceTensor, LaunchError> {
+        let bytes = byte_count(dtype, element_count(shape)?);
+        let buffer = DeviceBuffer::from_slice(device, &vec![0u8; bytes])?;
+        Ok(DeviceTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), buffer })
+    }
+
     /// A copy of a tensor in host memory, with its strides.
     ///
     /// # Errors

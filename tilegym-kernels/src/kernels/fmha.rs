@@ -31,8 +31,10 @@ use tile::{Config, DType};
     TILE_N in [64, 32, 128],
     num_warps in [4, 8],
     num_stages in [2, 1, 3],
-    occupancy in [1, 2]
-    where TILE_M >= 16 * num_warps, TILE_M <= 32 * num_warps
+    occupancy in [1, 2, 3],
+    ping_pong in [0, 1]
+    where TILE_M >= 16 * num_warps, TILE_M <= 32 * num_warps, occupancy < 3 || num_warps == 4,
+          ping_pong == 0 || num_warps == 8 && num_stages > 1 && occupancy == 1
 ))]
 pub fn fmha<
     T: Factor,

@@ -39,8 +39,11 @@ use tile::{Bindings, Config, DType};
     SPLITS in [1, 2, 4, 8],
     num_warps in [4, 8],
     num_stages in [3, 2, 4],
-    occupancy in [2, 3, 1]
+    occupancy in [2, 3, 4, 5, 1],
+    warp_specialize in [0, 1]
     where TILE_M * TILE_N <= 4096 * num_warps, TILE_N >= 16 * num_warps,
+        warp_specialize == 0 && TILE_M <= 32 || warp_specialize == 1 && TILE_M >= 64,
+        occupancy <= 3 || TILE_M <= 16 && num_warps == 4,
         TILE_M * TILE_N <= 2048 * num_warps || TILE_M >= 128,
         TILE_M * TILE_K <= 8192 || TILE_M >= 128 && TILE_K <= 128,
         TILE_K >= 128 || TILE_M >= 64
@@ -378,9 +381,10 @@ impl Contract for Nvfp4GemmContract {
         // Swizzled scales come for 128 rows of the weights.
         let tile_n = if p.switch("scales_128x4") { 128 } else { 64 };
         let tiles = [("TILE_M", tile_m), ("TILE_N", tile_n), ("TILE_K", tile_k), ("SPLITS", 1)];
-        // Many small programs on an SM hide each other's latency; where x is small, more of them fit.
-        let occupancy = if tile_m == 8 && tile_n == 64 { 4 } else { 2 };
-        crate::check::config(&tiles, 4, 3, occupancy)
+        // Many small programs on an SM hide each other's latency, better than a warp that copies for each; where x
+        // is small, more of them fit.
+        let (stages, occupancy) = if tile_m == 8 && tile_n == 64 { (2, 5) } else { (3, 2) };
+        Config { warp_specialize: tile_m > 32, ..crate::check::config(&tiles, 4, stages, occupancy) }
     }
 }
 

@@ -39,10 +39,10 @@ pub fn rms_norm<T: Float, const WIDTH: usize, const ROWS: usize, const TILE_N: u
     let share = 1.0 / (x.dim(1) as f32);
     if WIDTH <= TILE_N {
         let row = x.load([m, 0], [ROWS, TILE_N]).cast::<f32>();
+        // Under way while the row is summed.
+        let gain = weight.load([0], [TILE_N]);
         let scale = ((row * row).reduce_sum(1) * share + eps).rsqrt();
-        // Loaded last, so that it takes no registers beside the sums: other programs hide the wait.
-        let gain = weight.load([0], [TILE_N]).cast::<f32>().expand_dims(0);
-        y.store([m, 0], (row * scale * gain).cast::<T>());
+        y.store([m, 0], (row * scale * gain.cast::<f32>().expand_dims(0)).cast::<T>());
     } else {
         // Summed column by column, so that warps meet once.
         let mut squares = zeros::<f32>([ROWS, TILE_N]);

@@ -2,12 +2,13 @@
 //!
 //! Input: a gpu-level module in which each `wgmma` is waited for where it is made. Output: the same, where a loop
 //! that only adds a product to an accumulator, and takes its operands from rings of mbarriers, keeps one product in
-//! flight: an iteration waits for the product of the one before and releases that one's slots. Invariant: nothing
-//! but the next product touches the accumulator before the wait behind the loop.
+//! flight: an iteration waits for the product of the one before and releases that one's slots. A product whose lhs is
+//! computed in registers is left: it reads them until it is done. Invariant: nothing but the next product touches the
+//! accumulator before the wait behind the loop.
 
 use super::rewrite::carry_more;
 use super::{Pass, PassContext, PassError};
-use crate::gpu::ops::{GpuBuilder, GpuOp};
+use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
 use melior::ir::BlockLike;
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
@@ -59,7 +60,12 @@ struct Sum<'c> {
 /// Reads a loop as a sum of products, or says why it is none.
 fn sum<'c>(op: Op<'c>, body: &[Op<'c>], products: &[Op<'c>]) -> Result<Sum<'c>, &'static str> {
     let &[product] = products else { return Err("each product is waited for: the loop has several") };
-    let Some(GpuOp::Wgmma { acc, .. }) = GpuOp::of(product) else { return Err("no product") };
+    let Some(GpuOp::Wgmma { lhs, acc, .. }) = GpuOp::of(product) else { return Err("no product") };
+    if matches!(lhs, MmaOperand::Registers(_)) {
+        return Err(
+            "the product is waited for: the next one's lhs would be written to registers that it reads",
+        );
+    }
     let result = results_of(product)[0];
     let waits = |o: &&Op<'c>| matches!(GpuOp::of(**o), Some(GpuOp::WgmmaWait { ref tiles, pending: 0 }) if tiles[..] == [result]);
     let wait = *body.iter().find(waits).ok_or("a product is waited for elsewhere")?;
