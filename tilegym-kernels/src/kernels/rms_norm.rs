@@ -218,6 +218,9 @@ impl Contract for RmsNormContract {
     }
 
     fn default_config(&self, p: &Problem) -> Config {
-        rows::default_config(p)
+        let config = rows::default_config(p);
+        // The weights wait in registers beside the row: f32 ones take as many.
+        let occupancy = if p.dtype == DType::F32 { config.occupancy.div_ceil(2) } else { config.occupancy };
+        Config { occupancy, ..config }
     }
 }
