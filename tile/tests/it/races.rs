@@ -77,7 +77,7 @@ fn row_sums<const TILE: usize>(
     if counters.arrive_last([row], num_programs(1)) {
         let mut sum = zeros::<f32>([1, 1]);
         for i in 0..num_programs(1) {
-            sum = sum + parts.load([row, i], [1, 1]);
+            sum += parts.load([row, i], [1, 1]);
         }
         y.store([row, 0], sum);
     }
