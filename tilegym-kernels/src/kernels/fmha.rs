@@ -32,9 +32,11 @@ use tile::{Config, DType};
     num_warps in [4, 8],
     num_stages in [2, 1, 3],
     occupancy in [1, 2, 3],
-    ping_pong in [0, 1]
+    ping_pong in [0, 1],
+    persistent in [0, 1]
     where TILE_M >= 16 * num_warps, TILE_M <= 32 * num_warps, occupancy < 3 || num_warps == 4,
-          ping_pong == 0 || num_warps == 8 && num_stages > 1 && occupancy == 1
+          ping_pong == 0 && persistent == 0 || num_warps == 8 && num_stages > 1 && occupancy == 1,
+          ping_pong == 0 || persistent == 0
 ))]
 pub fn fmha<
     T: Factor,

@@ -25,8 +25,10 @@ use tile::{Config, DType};
     TILE_K in [32, 64],
     num_warps in [4, 8],
     num_stages in [3, 2, 4],
-    occupancy in [1, 2]
-    where TILE_M * TILE_N <= 32768, TILE_M * TILE_N <= 4096 * num_warps
+    occupancy in [1, 2],
+    persistent in [0, 1]
+    where TILE_M * TILE_N <= 32768, TILE_M * TILE_N <= 4096 * num_warps,
+          persistent == 0 || num_warps == 8 && num_stages == 3 && occupancy == 1
 ))]
 pub fn matmul_batched<
     T: Factor,

@@ -1,9 +1,11 @@
 //! Lets each CTA run several programs, one after the other.
 //!
 //! Input: the tile dialect, one program of the grid. Output: the same function with the three extents of the grid as
-//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. CTA `c` of `n` runs
-//! the programs `c`, `c + n`, and so on of the grid's linear order, in which x runs fastest and z slowest. Invariant:
-//! every program runs once, whatever the number of CTAs; `program_id` and `num_programs` are those of the grid.
+//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. The programs, in the
+//! grid's linear order, in which x runs fastest and z slowest, are dealt out in rounds of as many as there are CTAs:
+//! forwards in even rounds, backwards in odd ones. Where work grows or falls along the grid, as in causal attention,
+//! each CTA so gets light and heavy programs in turn. Invariant: every program runs once, whatever the number of CTAs;
+//! `program_id` and `num_programs` are those of the grid.
 //!
 //! Later passes see a loop like any other: a warp that copies runs it too, so that the first blocks of the next
 //! program come while the present one is stored. The loop counts in 32 bits, so that a launch must see to it that
@@ -13,19 +15,24 @@
 use super::{Pass, PassContext};
 use crate::gpu::launch::PERSISTENT;
 use melior::ir::BlockLike;
-use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
+use melior::ir::attribute::{ArrayAttribute, IntegerAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationLike;
 use melior::ir::r#type::FunctionType;
 use melior::ir::{Attribute, Identifier, Type};
 use std::convert::Infallible;
 use tile_ir::types::{
-    Op, Val, args_of, attr, erase, move_before, nested_ops, ops_of, replace_uses, results_of, set_attr,
-    type_of,
+    Op, Val, args_of, attr, element_type, erase, move_before, nested_ops, ops_of, replace_uses, results_of,
+    set_attr, type_of,
 };
 use tile_ir::{Builder, Module, TileOp};
+use tile_lang::DType;
 
 /// The grid's extents among the function's arguments.
 const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
+
+/// `eq` and `ult` among the predicates of `arith.cmpi`.
+const EQUAL: i64 = 0;
+const UNSIGNED_LESS: i64 = 6;
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
@@ -45,8 +52,22 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let mut b = Builder::before(module.context(), first);
     b.set_location(module.function().location());
     let programs = b.same("arith.muli", &[b.same("arith.muli", &[x, y]), z]);
+    let (cta, ctas) = (b.program_id(0), b.num_programs(0));
+    let [zero, one, two] = [0, 1, 2].map(|n| b.index(n));
+    let mirrored = b.same("arith.subi", &[b.same("arith.subi", &[ctas, one]), cta]);
+    let place = |b: &Builder<'c>, round: Val<'c>| {
+        let is_even = compare(b, EQUAL, b.same("arith.remui", &[round, two]), zero);
+        b.value("arith.select", &[is_even, cta, mirrored], type_of(cta), &[])
+    };
+    // The last round may be short of programs for some.
+    let whole = b.same("arith.divui", &[programs, ctas]);
+    let left = b.same("arith.remui", &[programs, ctas]);
+    let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
+    let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
+    let rounds = b.same("arith.addi", &[whole, more]);
     let mut ids = extents;
-    let Ok(_) = b.for_loop([b.program_id(0), programs, b.num_programs(0)], &[], |b, number, _| {
+    let Ok(_) = b.for_loop([zero, rounds, one], &[], |b, round, _| {
+        let number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
         let row = b.same("arith.divui", &[number, x]);
         ids = [
             b.same("arith.remui", &[number, x]),
@@ -69,6 +90,13 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     nested_ops(walk).into_iter().filter(|op| is_id(*op)).for_each(erase);
     set_attr(module.function(), PERSISTENT, b.int(1));
     module
+}
+
+/// A comparison of two indices.
+fn compare<'c>(b: &Builder<'c>, predicate: i64, lhs: Val<'c>, rhs: Val<'c>) -> Val<'c> {
+    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), predicate).into();
+    let bool_type = element_type(b.context(), DType::Bool);
+    b.value("arith.cmpi", &[lhs, rhs], bool_type, &[("predicate", predicate)])
 }
 
 /// Whether an operation asks for the place of the program in its grid.
