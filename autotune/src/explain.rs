@@ -188,7 +188,7 @@ impl Explained {
             Some(Assembled { registers, spill_bytes, occupancy: Occupancy { ctas, limiter } }) => {
                 let _ = writeln!(
                     text,
-                    "registers: {registers} a thread at launch; {spill_bytes} bytes spilled\noccupancy: {ctas} CTAs on an SM, {asked} asked for; {limiter} keep out one more"
+                    "registers: {registers} a thread at launch; {spill_bytes} bytes spilled\noccupancy: {ctas} CTAs on an SM, {asked} asked for; more do not fit for want of {limiter}"
                 );
             }
             None => {

@@ -121,7 +121,7 @@ fn portrait(best: &Trial) -> String {
         text += &format!("the best is predicted to be limited by {limiter}");
         text += &match (best.resources, best.fit_limiter) {
             (Some(resources), Some(fit)) => {
-                format!("; {} CTAs fit on an SM, {fit} keep out one more\n", resources.ctas_per_sm)
+                format!("; {} CTAs fit on an SM, more do not for want of {fit}\n", resources.ctas_per_sm)
             }
             _ => "\n".to_owned(),
         };

@@ -141,9 +141,9 @@ fn random_masks_hide_the_same() {
             }
         });
     }
-    assert!(split >= 150, "most masks can be proved: {split}");
+    assert!(split >= 170, "most masks can be proved: {split}");
     assert!(
-        (1..=full).contains(&found),
+        found <= full && found * 10 >= full * 7,
         "of {full} iterations without hidden elements, {found} have no mask"
     );
 }
