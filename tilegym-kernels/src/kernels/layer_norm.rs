@@ -26,7 +26,7 @@ use tile::{Config, DType};
     TILE_N in [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384],
     num_warps in [4, 1, 2, 8, 16],
     num_stages in [1],
-    occupancy in [2, 1, 4]
+    occupancy in [2, 1, 4, 3, 5]
     where TILE_N == WIDTH || TILE_N < WIDTH && TILE_N >= 2048,
           ROWS * TILE_N <= 2048 * num_warps, ROWS * TILE_N >= 256 * num_warps || num_warps == 1
 ))]
