@@ -32,8 +32,8 @@ OURS = "tilewright"
 class Server:
     """Our bench binary, asked line by line."""
 
-    def __init__(self, binary, folder):
-        self.folder = folder
+    def __init__(self, binary, folder, settings):
+        self.folder, self.settings = folder, settings
         self.process = subprocess.Popen([binary, "--serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, case, inputs, output, runs):
@@ -41,7 +41,7 @@ class Server:
         out_file = os.path.join(self.folder, "out.bin")
         request = {
             "kernel": case.kernel, "dtype": case.dtype, "sizes": case.sizes, "inputs": inputs,
-            "outputs": {output: out_file}, "runs": runs,
+            "outputs": {output: out_file}, "runs": runs, "set": self.settings.get(case.case, {}),
         }
         try:
             self.process.stdin.write(json.dumps(request) + "\n")
@@ -165,12 +165,14 @@ def main():
     parser.add_argument("--only", help="groups of cases, such as gemm,fmha; all without it")
     parser.add_argument("--cases", default="", help="only cases whose text contains this")
     parser.add_argument("--peers", default="torch,compile,flex,tilegym", help="which others; empty for none")
+    parser.add_argument("--settings", help="a JSON file: by a case's text, what to set in our configuration")
     parser.add_argument("--rounds", type=int, default=3, help="times that every contender gets its turn")
     parser.add_argument("--runs", type=int, default=15, help="runs of a turn")
     parser.add_argument("--json", help="a file to which every figure is added as a line of JSON")
     parser.add_argument("--table", help="a file for the table")
     options = parser.parse_args()
     options.peers = set(options.peers.split(","))
+    settings = json.load(open(options.settings)) if options.settings else {}
     if not torch.cuda.is_available():
         print("SKIPPED peers: PyTorch finds no GPU", file=sys.stderr)
         return
@@ -194,7 +196,7 @@ def main():
     # Tensors go through memory where the system has a folder for that.
     shared = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=shared) as folder:
-        server = Server(options.binary, folder) if options.binary else None
+        server = Server(options.binary, folder, settings) if options.binary else None
         for case in cases:
             if case.op in groups and options.cases in case.case:
                 for row in measure(case, fields, options, clock, server):
