@@ -5,7 +5,8 @@ use serde::Serialize;
 
 /// Registers are handed to a warp in multiples of this many.
 const REGISTER_UNIT: u32 = 256;
-/// An SM has this many partitions; a CTA's warps are spread over them evenly, registers do not move between them.
+/// An SM has this many partitions; the warps of all its CTAs are spread over them evenly, and registers do not move
+/// between them. The assembler allots registers for `minnctapersm` by the same rule.
 const PARTITIONS: u32 = 4;
 /// Shared memory is handed out in multiples of this many bytes.
 const SMEM_UNIT: usize = 128;
@@ -70,7 +71,7 @@ pub fn occupancy(platform: &Platform, usage: Usage) -> Occupancy {
         registers => {
             let of_warp = (registers * 32).next_multiple_of(REGISTER_UNIT);
             let warps_fit = platform.registers_per_sm / PARTITIONS / of_warp * PARTITIONS;
-            warps_fit / warps.next_multiple_of(PARTITIONS)
+            warps_fit / warps
         }
     };
     let by_smem = if usage.smem_bytes > platform.smem_per_cta_bytes {
@@ -114,6 +115,8 @@ mod tests {
             of("sm_121", 128, 64, 49 * 1024 + 1),
             Occupancy { ctas: 1, limiter: Limiter::SharedMemory }
         );
+        // Four warps that compute and one that copies, as the assembler allots for two CTAs.
+        assert_eq!(of("sm_90", 160, 168, 0), Occupancy { ctas: 2, limiter: Limiter::Registers });
         assert_eq!(of("sm_121", 32, 16, 0), Occupancy { ctas: 24, limiter: Limiter::Ctas });
     }
 
