@@ -1,12 +1,13 @@
 //! The `configs/` folder: where it is, the platforms in it, the tables of each kernel.
 
+use crate::choice::model_choice;
 use crate::error::TuneError;
 use crate::files::{FileError, Source};
 use crate::footprint::footprint;
 use crate::platform::{BUILT_IN, Platform, parse_platforms, platform_of};
 use crate::record::{Found, Match, Record, complete, lookup};
 use crate::subject::{Subject, label};
-use crate::sweep::{model_choice, obstacle};
+use crate::sweep::obstacle;
 use crate::table::{Misfit, Table};
 use codegen_ptx::Target;
 use std::path::{Path, PathBuf};

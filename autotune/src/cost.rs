@@ -11,7 +11,11 @@
 //! * **Latency hiding.** The warps of a CTA wait for one another, so that its demands on different resources add up;
 //!   other CTAs overlap with it: `T(a) = a * busiest + (sum - busiest) + exposed`.
 //! * **Pipeline depth.** A loop that loads waits a memory latency an iteration, less what `num_stages - 1`
-//!   iterations of work cover, and for its warps to meet.
+//!   iterations of work cover, and for its warps to meet. Where warps of their own copy, a slot comes round in a
+//!   latency, its transfer and its use, and `num_stages` slots in that time are the pace; the path from L2 is
+//!   then beside the other demands, and what is left is waiting for barriers.
+//! * **Warpgroups.** Products of warpgroups stream operands out of shared memory as they multiply, and a CTA's
+//!   groups go their own way: one takes exponentials while another multiplies.
 //! * **Occupancy.** `a` is what the registers and shared memory in the assembler's report allow, whatever the
 //!   configuration asked for.
 //! * **Wave quantization.** `programs / (SMs * a)` full waves and a tail, which takes as long as its fullest SM;
@@ -40,6 +44,10 @@ const L2_BYTES_PER_CYCLE: f64 = 64.0;
 const ROUND_CYCLES_PER_WARP: f64 = 16.0;
 /// The share of an iteration's work that the next one's loads are under way beside (fitted).
 const COVERED_SHARE: f64 = 0.5;
+/// Cycles from a bulk copy's start to its first bytes, the SMs being busy with others, and its barrier (fitted).
+const RING_LATENCY_CYCLES: f64 = 1000.0;
+/// Cycles of an iteration on the barriers of a ring (fitted).
+const RING_CYCLES: f64 = 100.0;
 /// Warp schedulers of an SM.
 const SCHEDULERS: f64 = 4.0;
 /// Cycles to start a CTA, and to drain its last stores, while no other CTA runs (fitted).
@@ -75,6 +83,8 @@ pub struct Candidate<'a> {
     pub num_warps: u32,
     /// Buffers of a pipelined load.
     pub num_stages: u32,
+    /// Whether warps of their own copy.
+    pub copies_ahead: bool,
     /// CTAs that fit on an SM.
     pub ctas_per_sm: u32,
     /// Bytes each thread spills, stores and reloads together; once an iteration.
@@ -134,8 +144,14 @@ pub fn limiter(limits: &[Limit]) -> Option<Resource> {
 /// Cycles that one program needs of each resource of an SM, were it alone there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Demand {
+    /// What no overlap makes shorter.
     busiest: f64,
+    /// Of resources that the warps wait for one after another.
     sum: f64,
+    /// What of `sum` is beside `busiest` where other CTAs do not run: the groups of a CTA overlap.
+    rest: f64,
+    /// The path from L2.
+    l2: f64,
 }
 
 /// What a launch would take of each resource alone.
@@ -144,7 +160,8 @@ pub fn limits(platform: &Platform, candidate: &Candidate) -> Vec<Limit> {
     let limit = |resource, cycles: f64| Limit { resource, us: cycles / platform.clock_mhz };
     let demands = demands(platform, candidate);
     let waves = (programs / (sms * f64::from(candidate.ctas_per_sm.max(1)))).ceil();
-    let waiting = waves * exposed(candidate, demands.iter().map(|d| d.1).sum());
+    let waiting =
+        waves * exposed(candidate, &demand(platform, candidate), f64::from(candidate.ctas_per_sm.max(1)));
     let dram_us = candidate.dram_bytes / bandwidth(platform, candidate) * 1e6;
     let of_sms = demands.map(|(resource, cycles)| limit(resource, cycles * programs / sms));
     let others = [Limit { resource: Resource::Memory, us: dram_us }, limit(Resource::Latency, waiting)];
@@ -154,12 +171,13 @@ pub fn limits(platform: &Platform, candidate: &Candidate) -> Vec<Limit> {
 /// The predicted time of a launch.
 pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
     let demand = demand(platform, candidate);
-    let exposed = exposed(candidate, demand.sum);
-
-    let wave =
-        |ctas: f64, overlap: f64| ctas * demand.busiest + overlap * ((demand.sum - demand.busiest) + exposed);
+    let wave = |ctas: f64, overlap: f64| {
+        ctas * demand.busiest + overlap * (demand.rest + exposed(candidate, &demand, ctas))
+    };
     let launch = |overlap: f64, serial: bool| {
-        let time = |ctas: f64| if serial { ctas * demand.sum + exposed } else { wave(ctas, overlap) };
+        let serially = |ctas: f64| ctas * demand.sum.max(demand.busiest) + exposed(candidate, &demand, 1.0);
+        let time =
+            |ctas: f64| if serial { serially(ctas).max(wave(ctas, overlap)) } else { wave(ctas, overlap) };
         let (sms, fit) = (f64::from(platform.sms), f64::from(candidate.ctas_per_sm.max(1)));
         let programs = candidate.work.programs;
         let full = (programs / (sms * fit)).floor();
@@ -174,10 +192,16 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
     Timing { us: launch(1.0, false), low_us: launch(0.0, false), high_us: launch(1.0, true) }
 }
 
-/// Cycles that a CTA whose demands add up to `sum` waits for memory, and for its start and end.
-fn exposed(candidate: &Candidate, sum: f64) -> f64 {
+/// Cycles that one of `ctas` CTAs on an SM waits for memory, and for its start and end.
+fn exposed(candidate: &Candidate, demand: &Demand, ctas: f64) -> f64 {
     let rounds = candidate.work.mean.rounds;
-    let per_round = sum / rounds.max(1.0);
+    if candidate.copies_ahead {
+        let per_round = (ctas * demand.busiest + demand.rest) / rounds.max(1.0);
+        let of_slot = RING_LATENCY_CYCLES + demand.l2 / rounds.max(1.0) + per_round;
+        let late = soft_max(of_slot / f64::from(candidate.num_stages.max(1)), per_round) - per_round;
+        return rounds * (late + RING_CYCLES) + MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES;
+    }
+    let per_round = demand.sum / rounds.max(1.0);
     let covered = f64::from(candidate.num_stages.max(1) - 1) * per_round * COVERED_SHARE;
     let meeting = f64::from(candidate.num_warps) * ROUND_CYCLES_PER_WARP;
     let of_round = (MEMORY_LATENCY_CYCLES - covered).max(0.0) + meeting;
@@ -185,8 +209,12 @@ fn exposed(candidate: &Candidate, sum: f64) -> f64 {
 }
 
 /// Bytes a second that the CTAs' loads under way keep coming: one round of each, or all stages but the one in use.
+/// Nothing waits for stores, so that a launch without loads has all there is.
 fn bandwidth(platform: &Platform, candidate: &Candidate) -> f64 {
     let work = &candidate.work.mean;
+    if work.load_bytes == 0.0 {
+        return platform.dram_bytes_per_s;
+    }
     let stages = f64::from(candidate.num_stages.saturating_sub(1).max(1));
     let of_cta = work.load_bytes / work.rounds.max(1.0) * if work.rounds > 0.0 { stages } else { 1.0 };
     let ctas =
@@ -201,15 +229,28 @@ fn soft_max(a: f64, b: f64) -> f64 {
 }
 
 fn demand(platform: &Platform, candidate: &Candidate) -> Demand {
-    let cycles = demands(platform, candidate).map(|(_, cycles)| cycles);
-    Demand { busiest: cycles.iter().copied().fold(0.0, f64::max), sum: cycles.iter().sum() }
+    let [tensor, alu, special, smem, l2] = demands(platform, candidate).map(|(_, cycles)| cycles);
+    let by_groups = !candidate.work.mean.wgmma_flops.is_empty();
+    let products = if by_groups { tensor.max(smem) } else { tensor + smem };
+    let groups = if by_groups { f64::from(candidate.num_warps) / SCHEDULERS } else { 1.0 };
+    let most = [tensor, alu, special, smem].into_iter().fold(0.0, f64::max);
+    let sum = products + alu + special;
+    if candidate.copies_ahead {
+        let rest = (sum - most) / groups.max(1.0);
+        let beside = if by_groups && tensor >= smem { smem } else { 0.0 };
+        return Demand { busiest: soft_max(soft_max(most, beside), l2), sum, rest, l2 };
+    }
+    let busiest = most.max(l2);
+    Demand { busiest, sum: sum + l2, rest: (sum + l2 - busiest) / groups.max(1.0), l2 }
 }
 
 /// Cycles that one program needs of each resource of an SM.
 fn demands(platform: &Platform, candidate: &Candidate) -> [(Resource, f64); 5] {
     let work = &candidate.work.mean;
-    let tensor: f64 =
-        work.mma_flops.iter().map(|(&dtype, flops)| flops / platform.mma_flops_per_cycle(dtype)).sum();
+    let by_warps = work.mma_flops.iter().map(|(&dtype, flops)| flops / platform.mma_flops_per_cycle(dtype));
+    let by_groups =
+        work.wgmma_flops.iter().map(|(&dtype, flops)| flops / platform.peak_flops_per_cycle(dtype));
+    let tensor: f64 = by_warps.chain(by_groups).sum();
     let threads = f64::from(candidate.num_warps) * 32.0;
     let spilled = f64::from(candidate.spill_bytes) * threads * work.rounds.max(1.0);
     // A CTA of fewer warps than there are schedulers leaves the others idle.
@@ -247,13 +288,21 @@ mod tests {
             store_bytes: 32768.0,
             fragment_bytes: rounds * 81920.0,
             rounds,
+            ..Work::default()
         };
         GridWork { programs, mean, imbalance: 1.0 }
     }
 
     fn time(part: &str, work: &GridWork, change: impl Fn(&mut Candidate)) -> f64 {
-        let mut candidate =
-            Candidate { work, num_warps: 4, num_stages: 2, ctas_per_sm: 1, spill_bytes: 0, dram_bytes: 1e6 };
+        let mut candidate = Candidate {
+            work,
+            num_warps: 4,
+            num_stages: 2,
+            copies_ahead: false,
+            ctas_per_sm: 1,
+            spill_bytes: 0,
+            dram_bytes: 1e6,
+        };
         change(&mut candidate);
         let timing = predict(&platform(part), &candidate);
         assert!(timing.low_us <= timing.us && timing.us <= timing.high_us, "{timing:?}");
@@ -267,6 +316,26 @@ mod tests {
         assert!(stages[0] > stages[1] && stages[1] >= stages[2], "{stages:?}");
         let ctas = [1, 2].map(|n| time("sm_121", &work, |c| c.ctas_per_sm = n));
         assert!(ctas[0] > ctas[1], "{ctas:?}");
+    }
+
+    /// The same by warpgroups, with exponentials of a quarter of the products' time.
+    fn work_of_groups(programs: f64, rounds: f64) -> GridWork {
+        let mut work = work(programs, rounds);
+        work.mean.wgmma_flops = std::mem::take(&mut work.mean.mma_flops);
+        work.mean.fragment_bytes /= 4.0;
+        work.mean.sfu_ops = rounds * 128.0 * SFU_PER_CYCLE;
+        work
+    }
+
+    #[test]
+    fn warps_that_copy_and_groups_that_take_turns_hide_waiting() {
+        let work = work_of_groups(1320.0, 64.0);
+        let at = |change: &dyn Fn(&mut Candidate)| time("sm_90", &work, |c| change(c));
+        let ahead = |stages| at(&|c| (c.copies_ahead, c.num_stages) = (true, stages));
+        assert!(ahead(2) < at(&|_| {}));
+        assert!(ahead(2) > ahead(3) && ahead(3) > ahead(4));
+        let two_groups = at(&|c| (c.copies_ahead, c.num_stages, c.num_warps) = (true, 4, 8));
+        assert!(two_groups < ahead(4), "{two_groups}");
     }
 
     #[test]
@@ -288,8 +357,15 @@ mod tests {
     #[test]
     fn the_limiter_is_what_the_work_is_made_of() {
         let of = |work: &GridWork, dram_bytes| {
-            let candidate =
-                Candidate { work, num_warps: 4, num_stages: 4, ctas_per_sm: 2, spill_bytes: 0, dram_bytes };
+            let candidate = Candidate {
+                work,
+                num_warps: 4,
+                num_stages: 4,
+                copies_ahead: false,
+                ctas_per_sm: 2,
+                spill_bytes: 0,
+                dram_bytes,
+            };
             let limits = limits(&platform("sm_121"), &candidate);
             let time = predict(&platform("sm_121"), &candidate);
             assert!(limits.iter().all(|limit| limit.us <= time.high_us), "{limits:?} {time:?}");

@@ -1,6 +1,8 @@
 //! The memory that one program of a kernel cannot do without, read off the kernel alone.
 
+use crate::live::{is_load, live_registers, product_operands};
 use crate::work::{bytes_of, elems, operands};
+use std::collections::BTreeSet;
 use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 
 /// Memory that one program needs, read off the kernel alone.
@@ -8,15 +10,22 @@ use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 pub struct Footprint {
     /// Fewest bytes of shared memory: the buffers of loads in loops that feed products, times the stages.
     pub smem_bytes: usize,
+    /// Bytes of loads before loops whose tiles are operands of products: beside the buffers they mostly take shared
+    /// memory too.
+    pub held_bytes: usize,
     /// Fewest 32-bit registers of the whole CTA: what a loop carries and the largest product in it beside that.
     pub registers: usize,
     /// Of those, the ones that hold the results of products.
     pub accumulator_registers: usize,
+    /// An estimate of the 32-bit registers of the whole CTA that hold tiles at once.
+    pub live_registers: usize,
 }
 
 /// The memory one program cannot do without.
 pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
-    let mut least = Footprint::default();
+    let held_bytes = held_bytes(&program.body, &product_operands(&program.body));
+    let live_registers = live_registers(program);
+    let mut least = Footprint { held_bytes, live_registers, ..Footprint::default() };
     for_each_loop(&program.body, &mut |body, carried| {
         let mut scan =
             LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
@@ -30,7 +39,16 @@ pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
     least
 }
 
-fn registers_of(ty: &Type) -> usize {
+fn held_bytes(stmts: &[Stmt], operands: &BTreeSet<VarId>) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Let { var, value } if operands.contains(var) && is_load(value) => bytes_of(&value.ty) as usize,
+        Stmt::If { then, otherwise, .. } => held_bytes(then, operands).max(held_bytes(otherwise, operands)),
+        _ => 0,
+    };
+    stmts.iter().map(of).sum()
+}
+
+pub(crate) fn registers_of(ty: &Type) -> usize {
     match ty {
         Type::Tile { .. } => (elems(ty) * f64::from(ty.dtype().bits()) / 32.0) as usize,
         _ => 0,
@@ -135,6 +153,19 @@ mod tests {
     // Linking the crate registers its kernels.
     use tilegym_kernels as _;
 
+    #[test]
+    fn tiles_are_alive_across_reductions_and_products() {
+        let tile = 128 * 64;
+        let live = |kernel, sizes: &[_], values: &[_]| footprint_of(kernel, sizes, values, 2).live_registers;
+        assert_eq!(live("matmul", &[], &[("TILE_M", 128), ("TILE_N", 64), ("TILE_K", 64)]), tile);
+        // The sum of values, the scores, and the weights made of them; a few numbers of each row.
+        let fmha = live("fmha", &[("head_dim", 64)], &[("TILE_M", 128), ("TILE_N", 64)]);
+        assert!((3 * tile..3 * tile + 8 * 128).contains(&fmha), "{fmha}");
+        // Rows in f32 while they are summed, beside one gain of 16 bits for all of them.
+        let rows = live("rms_norm", &[("columns", 8192)], &[("ROWS", 4), ("TILE_N", 8192)]);
+        assert!((4 * 8192..4 * 8192 + 8192 / 2 + 64).contains(&rows), "{rows}");
+    }
+
     fn footprint_of(
         kernel: &str,
         sizes: &[(&str, i64)],
@@ -159,5 +190,7 @@ mod tests {
         assert_eq!(least.smem_bytes, 2 * 2 * 32 * 64 * 2);
         assert_eq!(least.accumulator_registers, 128 * 64 + 128 * 32);
         assert_eq!(least.registers, least.accumulator_registers + 2 * 128);
+        // The queries, which every iteration multiplies.
+        assert_eq!(least.held_bytes, 128 * 64 * 2);
     }
 }

@@ -34,7 +34,8 @@ const MAX_REMEMBERED: usize = 4096;
 /// directory, else in the tables built into the program.
 ///
 /// A configuration is looked for in this order: a record tuned for exactly the problem, one for its bucket, one for
-/// any shape, the same of targets of the same family, then the cost model's choice. Records of another version of
+/// any shape, the same of targets of the same family, then the cost model's choice, which is the contract's default
+/// where the model sees no clear gain. Records of another version of
 /// the kernel are passed over, which is said once on the standard error. Sizes that inputs do not show, such as
 /// whether attention is causal, are taken at the contract's default. Kernels without a contract keep their default
 /// configuration.

@@ -5,6 +5,7 @@
 //! program that links kernels.
 
 pub mod bucket;
+pub mod choice;
 pub mod cli;
 pub mod configs;
 pub mod cost;
@@ -14,12 +15,14 @@ pub mod files;
 pub mod footprint;
 pub mod install;
 pub mod journal;
+pub mod live;
 pub mod measure;
 pub mod measured;
 pub mod occupancy;
 pub mod platform;
 pub mod prune;
 pub mod record;
+pub mod roles;
 pub mod schema;
 pub mod subject;
 pub mod sweep;

@@ -50,9 +50,13 @@ pub struct Platform {
 impl Platform {
     /// Operations a cycle of one SM on `mma.sync` with operands of a dtype; the rate of f32 where it has no own.
     pub fn mma_flops_per_cycle(&self, dtype: DType) -> f64 {
+        self.peak_flops_per_cycle(dtype) * self.mma_sync_share
+    }
+
+    /// Operations a cycle of one SM at its peak, which products of warpgroups reach.
+    pub fn peak_flops_per_cycle(&self, dtype: DType) -> f64 {
         let peak = self.peak_tflops.get(&dtype).or_else(|| self.peak_tflops.get(&DType::F32));
-        let per_sm = peak.copied().unwrap_or(1.0) * 1e12 / f64::from(self.sms) / (self.clock_mhz * 1e6);
-        per_sm * self.mma_sync_share
+        peak.copied().unwrap_or(1.0) * 1e12 / f64::from(self.sms) / (self.clock_mhz * 1e6)
     }
 }
 

@@ -115,8 +115,13 @@ mod tests {
     }
 
     /// The footprint of attention over 256x128 tiles of 128 elements: two accumulators of 128 KiB.
-    const WIDE: Footprint =
-        Footprint { smem_bytes: 64 << 10, registers: 66_048, accumulator_registers: 65_536 };
+    const WIDE: Footprint = Footprint {
+        smem_bytes: 64 << 10,
+        held_bytes: 0,
+        registers: 66_048,
+        accumulator_registers: 65_536,
+        live_registers: 0,
+    };
 
     #[test]
     fn wide_tiles_wait_for_tensor_memory_where_there_is_some() {

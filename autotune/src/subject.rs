@@ -3,7 +3,7 @@
 use crate::bucket::{Bucket, bucket_of};
 use crate::error::{TuneError, render_diagnostics};
 use crate::schema::Schema;
-use crate::work::{Argument, GridWork, count_grid};
+use crate::work::{Argument, GridWork, Multipliers, count_grid};
 use codegen_ptx::Target;
 use indexmap::IndexMap;
 use tile::contract::{Contract, Problem, ScalarValue, Step, StepArg, TensorSpec, contracts};
@@ -154,8 +154,8 @@ impl Subject {
         self.contract.steps(&self.problem, config).into_iter().map(planned).collect()
     }
 
-    /// The work of a launch that belongs to `config`.
-    pub fn work(&self, launch: &Planned, config: &Config) -> GridWork {
+    /// The work of a launch that belongs to `config`, where products may be of warpgroups or not.
+    pub fn work(&self, launch: &Planned, config: &Config, has_wgmma: bool) -> GridWork {
         let specs = self.contract.all_tensors(&self.problem, config);
         let argument = |arg: &StepArg| match *arg {
             StepArg::Tensor(index) => Argument::Tensor(specs[index].shape.clone()),
@@ -167,7 +167,8 @@ impl Subject {
         };
         let step = &launch.step;
         let args: Vec<Argument> = step.args.iter().map(argument).collect();
-        count_grid(&launch.program, &args, step.grid, step.config.num_warps)
+        let warps = Multipliers { num_warps: step.config.num_warps, has_wgmma };
+        count_grid(&launch.program, &args, step.grid, warps)
     }
 
     /// Fewest bytes of device memory that a launch moves: the problem's, or, of several launches, those of the

@@ -6,10 +6,11 @@ use crate::explain::{PassNote, passes};
 use crate::footprint::footprint;
 use crate::journal::Journal;
 use crate::measured::{Measured, Report};
-use crate::occupancy::{Limiter, Occupancy, Usage, occupancy};
+use crate::occupancy::{Limiter, Usage, occupancy};
 use crate::platform::Platform;
 use crate::prune::{Rejection, after_assembling, before_compiling};
 use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
+use crate::roles::{registers_wanted, roles};
 use crate::subject::{Planned, Subject, values};
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::gpu::resources::Role;
@@ -233,19 +234,19 @@ fn run_trial(
     Ok(trial)
 }
 
-fn fit(platform: &Platform, config: &Config, registers: u32, smem_bytes: usize) -> Occupancy {
-    occupancy(platform, Usage { threads: config.num_warps * 32, registers, smem_bytes })
-}
-
 /// Why a launch of a configuration cannot run well, seen before compiling.
-fn refused_before_compiling(platform: &Platform, target: &Target, launches: &[Planned]) -> Option<Rejection> {
+pub(crate) fn refused_before_compiling(
+    platform: &Platform,
+    target: &Target,
+    launches: &[Planned],
+) -> Option<Rejection> {
     launches.iter().find_map(|Planned { step, program }| {
         before_compiling(platform, target, &step.config, &footprint(program, step.config.num_stages))
     })
 }
 
-/// Hands the model's view of each launch to `f`. Without the assembler's report, no more CTAs are assumed on an SM
-/// than were asked for, since that is what registers are allotted for.
+/// Hands the model's view of each launch to `f`. Without the assembler's report, as many CTAs are assumed on an SM
+/// as were asked for, since that is what registers are allotted for, or as fit with all the registers they want.
 fn for_launches(
     subject: &Subject,
     platform: &Platform,
@@ -254,20 +255,26 @@ fn for_launches(
     resources: &Resources,
     mut f: impl FnMut(&Candidate),
 ) {
+    let target = Target::from_name(&platform.target).ok();
     for launch in launches {
         let own = &launch.step.config;
+        let least = footprint(&launch.program, own.num_stages);
+        let copying = target.map_or(0, |target| roles(platform, target, own, &least).copying);
+        let threads = (own.num_warps + copying) * 32;
+        let fits = |registers, smem_bytes| occupancy(platform, Usage { threads, registers, smem_bytes }).ctas;
         let ctas_per_sm = match resources.registers {
             0 => {
-                let least = footprint(&launch.program, own.num_stages);
-                let smem_bytes = resources.smem_bytes.max(least.smem_bytes);
-                fit(platform, own, 0, smem_bytes).ctas.min(own.occupancy)
+                let smem_bytes = resources.smem_bytes.max(least.smem_bytes + least.held_bytes);
+                let unasked = fits(registers_wanted(own, &least), smem_bytes);
+                fits(0, smem_bytes).min(own.occupancy.max(unasked))
             }
-            registers => fit(platform, own, registers, resources.smem_bytes).ctas,
+            registers => fits(registers, resources.smem_bytes),
         };
         f(&Candidate {
-            work: &subject.work(launch, config),
+            work: &subject.work(launch, config, target.is_some_and(Target::has_wgmma)),
             num_warps: own.num_warps,
             num_stages: own.num_stages,
+            copies_ahead: copying > 0,
             ctas_per_sm,
             spill_bytes: resources.spill_bytes,
             dram_bytes: subject.bytes(launches, launch, config),
@@ -393,30 +400,4 @@ fn round(us: f64) -> f64 {
 pub fn obstacle(subject: &Subject, target: &Target, platform: &Platform, config: &Config) -> Outcome {
     let Ok(launches) = subject.programs(config) else { return Outcome::Failed };
     refused_before_compiling(platform, target, &launches).map_or(Outcome::Ranked, |r| r.outcome)
-}
-
-/// The model's choice without compiling: every candidate that nothing rules out, the fastest of them.
-///
-/// # Errors
-/// When the space is declared wrongly.
-pub fn model_choice(
-    subject: &Subject,
-    target: &Target,
-    platform: &Platform,
-) -> Result<Option<Config>, TuneError> {
-    let mut best: Option<(f64, Config)> = None;
-    for config in subject.candidates()? {
-        let Ok(launches) = subject.programs(&config) else { continue };
-        if refused_before_compiling(platform, target, &launches).is_some() {
-            continue;
-        }
-        // Nothing was assembled: what each launch cannot do without counts instead.
-        let resources =
-            Resources { registers: 0, smem_bytes: 0, spill_bytes: 0, ctas_per_sm: config.occupancy };
-        let time = time_of(subject, platform, &config, &launches, &resources).us;
-        if best.as_ref().is_none_or(|(least, _)| time < *least) {
-            best = Some((time, config));
-        }
-    }
-    Ok(best.map(|(_, config)| config))
 }

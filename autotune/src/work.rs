@@ -4,6 +4,7 @@
 //! of loop bounds that depend on the program id (causal attention), of ragged edges, and of tiles padded beyond
 //! the tensor, without running anything.
 
+use codegen_ptx::layout::wgmma;
 use std::collections::BTreeMap;
 use tile_lang::DType;
 use tile_lang::ast::{BinaryOp, UnaryOp};
@@ -23,8 +24,10 @@ pub enum Argument {
 /// What one program does.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Work {
-    /// Tensor operations (two a multiply-add) by operand dtype.
+    /// Tensor operations (two a multiply-add) of single warps by operand dtype.
     pub mma_flops: BTreeMap<DType, f64>,
+    /// Tensor operations of warpgroups, which reach the peak, by operand dtype.
+    pub wgmma_flops: BTreeMap<DType, f64>,
     /// Elements through arithmetic units.
     pub alu_ops: f64,
     /// Elements through the special function units: exponentials, logarithms, roots, divisions.
@@ -37,6 +40,8 @@ pub struct Work {
     pub fragment_bytes: f64,
     /// Iterations of loops that load: each waits for memory once.
     pub rounds: f64,
+    /// Loops that load as often as memory says, of which one iteration was counted.
+    pub uncounted: f64,
 }
 
 impl Work {
@@ -44,12 +49,16 @@ impl Work {
         for (&dtype, flops) in &other.mma_flops {
             *self.mma_flops.entry(dtype).or_default() += flops * times;
         }
+        for (&dtype, flops) in &other.wgmma_flops {
+            *self.wgmma_flops.entry(dtype).or_default() += flops * times;
+        }
         self.alu_ops += other.alu_ops * times;
         self.sfu_ops += other.sfu_ops * times;
         self.load_bytes += other.load_bytes * times;
         self.store_bytes += other.store_bytes * times;
         self.fragment_bytes += other.fragment_bytes * times;
         self.rounds += other.rounds * times;
+        self.uncounted += other.uncounted * times;
     }
 }
 
@@ -67,22 +76,32 @@ pub struct GridWork {
 /// Programs sampled along the first axis, whose work may differ; two along the others.
 const SAMPLES: usize = 16;
 
+/// The warps that multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Multipliers {
+    /// Warps of a CTA, those that only copy left out.
+    pub num_warps: u32,
+    /// Whether the target has products of warpgroups.
+    pub has_wgmma: bool,
+}
+
 /// The work of a launch, from a sample of its programs.
-pub fn count_grid(program: &Program, args: &[Argument], grid: [usize; 3], num_warps: u32) -> GridWork {
+pub fn count_grid(program: &Program, args: &[Argument], grid: [usize; 3], warps: Multipliers) -> GridWork {
     let axes: Vec<Vec<usize>> =
         grid.iter().enumerate().map(|(axis, &n)| sample(n, if axis == 0 { SAMPLES } else { 2 })).collect();
     let mut all = Vec::new();
     for &x in &axes[0] {
         for &y in &axes[1] {
             for &z in &axes[2] {
-                all.push(count_program(program, args, grid, [x, y, z], num_warps));
+                all.push(count_program(program, args, grid, [x, y, z], warps));
             }
         }
     }
     let share = 1.0 / all.len().max(1) as f64;
     let mut mean = Work::default();
     all.iter().for_each(|work| mean.add(work, share));
-    let weight = |work: &Work| work.mma_flops.values().sum::<f64>() + work.alu_ops + work.load_bytes;
+    let flops = |work: &Work| work.mma_flops.values().chain(work.wgmma_flops.values()).sum::<f64>();
+    let weight = |work: &Work| flops(work) + work.alu_ops + work.load_bytes;
     let most = all.iter().map(weight).fold(0.0, f64::max);
     let imbalance = if weight(&mean) > 0.0 { most / weight(&mean) } else { 1.0 };
     GridWork { programs: grid.iter().product::<usize>() as f64, mean, imbalance }
@@ -103,13 +122,14 @@ pub fn count_program(
     args: &[Argument],
     grid: [usize; 3],
     id: [usize; 3],
-    num_warps: u32,
+    warps: Multipliers,
 ) -> Work {
     let mut counter = Counter {
         args,
         grid,
         id,
-        num_warps: num_warps.max(1) as usize,
+        num_warps: warps.num_warps.max(1) as usize,
+        has_wgmma: warps.has_wgmma,
         whole_rows: any(&program.body, &wants_whole_rows),
         vars: vec![Scalar::Unknown; program.vars.len()],
         work: Work::default(),
@@ -131,6 +151,7 @@ struct Counter<'a> {
     grid: [usize; 3],
     id: [usize; 3],
     num_warps: usize,
+    has_wgmma: bool,
     whole_rows: bool,
     vars: Vec<Scalar>,
     work: Work,
@@ -147,7 +168,7 @@ impl Counter<'_> {
             Stmt::For { var, lo, hi, step, body, carried, .. } => {
                 let bounds = (self.expr(lo), self.expr(hi), self.expr(step));
                 let (Scalar::Int(lo), Scalar::Int(hi), Scalar::Int(step)) = bounds else {
-                    self.iteration(body);
+                    self.only_iteration(body);
                     self.forget(carried);
                     return;
                 };
@@ -164,7 +185,7 @@ impl Counter<'_> {
                     Scalar::Int(0) => return,
                     Scalar::Int(_) => self.iteration(body),
                     _ => {
-                        self.iteration(body);
+                        self.only_iteration(body);
                         return self.forget(carried);
                     }
                 }
@@ -211,6 +232,15 @@ impl Counter<'_> {
         self.block(body);
         if self.work.load_bytes > before {
             self.work.rounds += 1.0;
+        }
+    }
+
+    /// An iteration that stands for as many as are not known.
+    fn only_iteration(&mut self, body: &[Stmt]) {
+        let before = self.work.rounds;
+        self.iteration(body);
+        if self.work.rounds > before {
+            self.work.uncounted += 1.0;
         }
     }
 
@@ -380,6 +410,9 @@ impl Counter<'_> {
     /// the warps read.
     fn product(&mut self, lhs: &Expr, rhs: &Expr) {
         let (m, k, n) = (lhs.ty.shape()[0], lhs.ty.shape()[1], rhs.ty.shape()[1]);
+        if let Some(groups) = self.warpgroups(lhs, rhs) {
+            return self.product_of_groups(lhs, rhs, groups);
+        }
         let [warps_m, warps_n] = self.split(m, n);
         let (rows, cols) = ((m / warps_m).max(16), (n / warps_n).max(8));
         let dtype = rhs.ty.dtype();
@@ -387,6 +420,27 @@ impl Counter<'_> {
         *self.work.mma_flops.entry(dtype).or_default() += 2.0 * warps * (rows * cols * k) as f64;
         let lhs_elems = if is_computed(lhs) { 0 } else { rows * k };
         self.work.fragment_bytes += warps * (lhs_elems + cols * k) as f64 * f64::from(dtype.bits()) / 8.0;
+    }
+
+    /// Warpgroups by rows and columns of a product that they can compute: of 16-bit operands, the rhs loaded.
+    fn warpgroups(&self, lhs: &Expr, rhs: &Expr) -> Option<[usize; 2]> {
+        let dtype = rhs.ty.dtype();
+        let takes = self.has_wgmma && matches!(dtype, DType::F16 | DType::BF16) && !is_computed(rhs);
+        let shape = [lhs.ty.shape()[0], rhs.ty.shape()[1], lhs.ty.shape()[1]];
+        takes.then(|| wgmma::split(shape, self.num_warps, dtype))?
+    }
+
+    /// A product of warpgroups: each instruction multiplies 64 rows by all columns of the group, and reads both
+    /// from shared memory, a computed lhs excepted.
+    fn product_of_groups(&mut self, lhs: &Expr, rhs: &Expr, [groups_m, groups_n]: [usize; 2]) {
+        let (m, k, n) = (lhs.ty.shape()[0], lhs.ty.shape()[1], rhs.ty.shape()[1]);
+        let dtype = rhs.ty.dtype();
+        let (rows, cols) = (m / groups_m, n / groups_n);
+        let lhs_elems = if is_computed(lhs) { 0 } else { rows * k };
+        let rhs_elems = rows.div_ceil(wgmma::M) * cols * k;
+        let groups = (groups_m * groups_n) as f64;
+        *self.work.wgmma_flops.entry(dtype).or_default() += 2.0 * groups * (rows * cols * k) as f64;
+        self.work.fragment_bytes += groups * (lhs_elems + rhs_elems) as f64 * f64::from(dtype.bits()) / 8.0;
     }
 
     /// Warps by rows and columns of a product, as code generation splits them: whole rows where rows are reduced
@@ -515,7 +569,7 @@ mod tests {
 
     fn grid_work(subject: &Subject, config: &Config) -> GridWork {
         let launches = subject.programs(config).unwrap_or_else(|e| panic!("{e}"));
-        subject.work(&launches[0], config)
+        subject.work(&launches[0], config, false)
     }
 
     /// Operations of attention between one block of 64 queries and one of 64 keys of 64 elements: two products.
@@ -567,5 +621,40 @@ mod tests {
         };
         assert!(read(128, 4) < read(64, 4), "32 rows a warp reuse more than 16");
         assert!(read(128, 8) > read(128, 4));
+    }
+
+    #[test]
+    fn warpgroups_multiply_64_rows_by_all_columns() {
+        let sizes = [("m", 256), ("n", 256), ("k", 256), ("rhs_is_nk", 1)];
+        let subject = subject("matmul", &sizes);
+        let of = |tile_n, has_wgmma| {
+            let values = [("TILE_M", 128), ("TILE_N", tile_n), ("TILE_K", 64), ("num_warps", 4)];
+            let config = config(&values);
+            let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
+            subject.work(&launches[0], &config, has_wgmma)
+        };
+        let flops = |work: &GridWork, by_group: bool| {
+            let all = if by_group { &work.mean.wgmma_flops } else { &work.mean.mma_flops };
+            all.values().sum::<f64>() * work.programs
+        };
+        let all = 2.0 * 256.0 * 256.0 * 256.0;
+        assert_eq!((flops(&of(128, true), true), flops(&of(128, true), false)), (all, 0.0));
+        assert_eq!((flops(&of(128, false), true), flops(&of(128, false), false)), (0.0, all));
+        // Four rounds of two instructions, each with its 64 rows and the 128 columns.
+        assert_eq!(of(128, true).mean.fragment_bytes, 4.0 * 2.0 * (64.0 + 128.0) * 64.0 * 2.0);
+        let read = |tile_n| of(tile_n, true).mean.fragment_bytes * of(tile_n, true).programs;
+        assert!(read(64) > read(128), "wide products read their rows less often");
+    }
+
+    #[test]
+    fn loops_as_long_as_memory_says_are_not_counted() {
+        let of = |kernel| {
+            let subject = subject(kernel, &[]);
+            let config = subject.contract.default_config(&subject.problem);
+            let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
+            subject.work(&launches[0], &config, false).mean.uncounted
+        };
+        assert!(of("fmha_varlen") > 0.0);
+        assert_eq!((of("fmha"), of("decode_attention")), (0.0, 0.0));
     }
 }

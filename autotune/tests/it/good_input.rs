@@ -167,7 +167,7 @@ fn remarks_say_what_passes_did_and_what_the_kernel_takes() {
         "barriers",
         "warps compute",
         "warps copy",
-        "limited by tensor cores",
+        "limited by L2",
     ] {
         assert!(ran.out.contains(word), "{word}: {}", ran.out);
     }

@@ -1,0 +1,187 @@
+//! How many registers hold tiles at once, read off the kernel alone.
+//!
+//! Tiles are followed from where they are made to where they are last read. Elementwise chains go element by element
+//! and hold no whole tile, so that only places count where one is needed: reductions and products. Tiles that products
+//! read out of shared memory take no registers, and neither do constants, which are made again where they are used.
+
+use crate::footprint::registers_of;
+use crate::work::operands;
+use std::collections::{BTreeSet, HashMap};
+use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
+
+/// Registers of all threads of a CTA that hold tiles at once, at the place where they are most.
+pub fn live_registers(program: &Program) -> usize {
+    let operands = product_operands(&program.body);
+    let mut scan = Scan { registers: HashMap::new(), operands, most: 0 };
+    scan.define(&program.body);
+    scan.block(&program.body, &mut BTreeSet::new());
+    scan.most
+}
+
+/// Variables that products read as they are, but for their shape.
+pub(crate) fn product_operands(stmts: &[Stmt]) -> BTreeSet<VarId> {
+    let mut found = BTreeSet::new();
+    for_each_expr(stmts, &mut |expr| {
+        if let ExprKind::Mma(lhs, rhs, _) = &expr.kind {
+            found.extend([lhs, rhs].into_iter().filter_map(|operand| variable(operand)));
+        }
+    });
+    found
+}
+
+struct Scan {
+    /// What each variable takes at most.
+    registers: HashMap<VarId, usize>,
+    /// Variables that products read as they are.
+    operands: BTreeSet<VarId>,
+    most: usize,
+}
+
+impl Scan {
+    /// What each variable takes, from all that is assigned to it.
+    fn define(&mut self, stmts: &[Stmt]) {
+        for stmt in stmts {
+            match stmt {
+                Stmt::Let { var, value } | Stmt::Assign { var, value } => {
+                    let taken = match is_load(value) && self.operands.contains(var) {
+                        true => 0,
+                        false => self.taken(value),
+                    };
+                    let most = self.registers.entry(*var).or_default();
+                    *most = taken.max(*most);
+                }
+                _ => bodies(stmt).into_iter().for_each(|body| self.define(body)),
+            }
+        }
+    }
+
+    /// Registers of an expression's value, were it kept.
+    fn taken(&self, expr: &Expr) -> usize {
+        match &expr.kind {
+            ExprKind::Reshape(a) | ExprKind::Broadcast(a) | ExprKind::Transpose(a, _) => self.taken(a),
+            ExprKind::Var(var) => self.registers.get(var).copied().unwrap_or_default(),
+            _ if self.is_constant(expr) => 0,
+            _ => registers_of(&expr.ty),
+        }
+    }
+
+    /// True for what is cheaper to make again than to keep.
+    fn is_constant(&self, expr: &Expr) -> bool {
+        match &expr.kind {
+            _ if !matches!(expr.ty, Type::Tile { .. }) => true,
+            ExprKind::Full(_) | ExprKind::Iota => true,
+            ExprKind::Var(var) => self.registers.get(var) == Some(&0) && !self.operands.contains(var),
+            ExprKind::Load { .. } | ExprKind::Gather { .. } => false,
+            _ => expr.children().into_iter().all(|e| self.is_constant(e)),
+        }
+    }
+
+    fn held(&mut self, live: &BTreeSet<VarId>, beside: usize) {
+        let held: usize = live.iter().filter_map(|var| self.registers.get(var)).sum();
+        self.most = self.most.max(held + beside);
+    }
+
+    /// Goes through a block from its end, `live` being what is read after it, then what is read from its start on.
+    fn block(&mut self, stmts: &[Stmt], live: &mut BTreeSet<VarId>) {
+        for stmt in stmts.iter().rev() {
+            match stmt {
+                Stmt::Let { var, value } | Stmt::Assign { var, value } => {
+                    live.insert(*var);
+                    if needs_whole_tiles(value) {
+                        self.held(live, 0);
+                    }
+                    live.remove(var);
+                    self.read(value, live);
+                }
+                Stmt::Store { value, .. } => self.read(value, live),
+                Stmt::Scatter { index, value, mask, .. } => {
+                    index.iter().chain([value]).chain(mask).for_each(|e| self.read(e, live));
+                }
+                Stmt::For { body, carried, .. } | Stmt::While { body, carried, .. } => {
+                    // What an iteration reads first is live at the end of the one before: the second time knows.
+                    live.extend(carried);
+                    for _ in 0..2 {
+                        let mut inner = live.clone();
+                        self.block(body, &mut inner);
+                        live.extend(inner);
+                    }
+                }
+                Stmt::If { then, otherwise, .. } => {
+                    let mut other = live.clone();
+                    self.block(otherwise, &mut other);
+                    self.block(then, live);
+                    live.extend(other);
+                }
+                Stmt::Check { .. } | Stmt::ArriveLast { .. } => {}
+            }
+        }
+    }
+
+    /// Adds what an expression reads; the computed operand of a product is beside what it is computed from.
+    fn read(&mut self, expr: &Expr, live: &mut BTreeSet<VarId>) {
+        let (mut read, mut beside) = (Vec::new(), 0);
+        within(expr, &mut |e| match &e.kind {
+            ExprKind::Var(var) => read.push(*var),
+            ExprKind::Mma(lhs, ..) if variable(lhs).is_none() && !is_load(lhs) => {
+                beside = beside.max(registers_of(&lhs.ty));
+            }
+            _ => {}
+        });
+        live.extend(read);
+        if needs_whole_tiles(expr) {
+            self.held(live, beside);
+        }
+    }
+}
+
+/// The variable that an expression is, but for its shape.
+fn variable(expr: &Expr) -> Option<VarId> {
+    match &expr.kind {
+        ExprKind::Reshape(a) | ExprKind::Transpose(a, _) => variable(a),
+        ExprKind::Cast(a) if a.ty.dtype() == expr.ty.dtype() => variable(a),
+        ExprKind::Var(var) => Some(*var),
+        _ => None,
+    }
+}
+
+/// True for a load, or for another load's tile in another shape.
+pub(crate) fn is_load(expr: &Expr) -> bool {
+    match &expr.kind {
+        ExprKind::Reshape(a) | ExprKind::Transpose(a, _) => is_load(a),
+        ExprKind::Load { .. } | ExprKind::Var(_) => true,
+        _ => false,
+    }
+}
+
+fn needs_whole_tiles(expr: &Expr) -> bool {
+    let mut found = false;
+    within(expr, &mut |e| {
+        found |= matches!(e.kind, ExprKind::Reduce(..) | ExprKind::Mma(..) | ExprKind::MmaScaled(_));
+    });
+    found
+}
+
+fn within<'a>(expr: &'a Expr, visit: &mut dyn FnMut(&'a Expr)) {
+    visit(expr);
+    operands(expr).into_iter().for_each(|e| within(e, visit));
+}
+
+fn bodies(stmt: &Stmt) -> Vec<&[Stmt]> {
+    match stmt {
+        Stmt::For { body, .. } => vec![body],
+        Stmt::While { before, body, .. } => vec![before, body],
+        Stmt::If { then, otherwise, .. } => vec![then, otherwise],
+        _ => Vec::new(),
+    }
+}
+
+fn for_each_expr<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a Expr)) {
+    for stmt in stmts {
+        match stmt {
+            Stmt::Let { value, .. } | Stmt::Assign { value, .. } | Stmt::Store { value, .. } => {
+                within(value, visit)
+            }
+            _ => bodies(stmt).into_iter().for_each(|body| for_each_expr(body, visit)),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! The warps that a launch will have, and the registers of their threads, known before it is compiled.
+//!
+//! Where a loop has buffers to fill and more than one of each, code generation adds warps that only copy, one or, to
+//! take registers from, four. Where it does not after all, a launch has more room than is counted here.
+
+use crate::footprint::Footprint;
+use crate::platform::Platform;
+use codegen_ptx::Target;
+use codegen_ptx::layout::wgmma;
+use tile_lang::Config;
+
+/// Registers of a thread that hold no tiles: addresses, masks, what arithmetic is under way (fitted to the assembler's
+/// reports of spills).
+const OTHER_REGISTERS: u32 = 32;
+/// The most of these that the assembler uses where nothing is to fit beside a CTA (fitted to its reports).
+const MOST_OTHER_REGISTERS: u32 = 64;
+/// Registers of a thread of a warpgroup that copies.
+const COPYING_REGISTERS: u32 = 24;
+/// The most registers that a thread can take over.
+const MOST_TAKEN: u32 = 240;
+/// Registers are allotted in multiples of this many a thread.
+const REGISTER_STEP: u32 = 8;
+/// An SM's registers are divided among this many partitions, and a CTA's warps too.
+const PARTITIONS: u32 = 4;
+
+/// The warps of a CTA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Roles {
+    /// Warps that only copy.
+    pub copying: u32,
+    /// Registers that a thread of the others may have at the wanted occupancy.
+    pub registers: u32,
+}
+
+/// What code generation will make of a configuration's warps.
+pub fn roles(platform: &Platform, target: &Target, config: &Config, least: &Footprint) -> Roles {
+    let asked = config.occupancy.max(1);
+    let fills = least.smem_bytes > 0 && config.num_stages > 1 && config.warp_specialize;
+    let allotted = |warps: u32| {
+        let of_partition = (warps * asked).div_ceil(PARTITIONS) * 32;
+        let registers = platform.registers_per_sm / PARTITIONS / of_partition / REGISTER_STEP * REGISTER_STEP;
+        registers.min(platform.registers_per_thread)
+    };
+    if !(fills && target.has_tma()) {
+        return Roles { copying: 0, registers: allotted(config.num_warps) };
+    }
+    let group = wgmma::WARPS as u32;
+    let alone = allotted(config.num_warps + 1);
+    if alone >= MOST_TAKEN || asked > 1 || !target.has_setmaxnreg() || !config.num_warps.is_multiple_of(group)
+    {
+        return Roles { copying: 1, registers: alone };
+    }
+    let left = platform.registers_per_sm - group * 32 * COPYING_REGISTERS;
+    let registers = left / (config.num_warps * 32) / REGISTER_STEP * REGISTER_STEP;
+    Roles { copying: group, registers: registers.min(MOST_TAKEN) }
+}
+
+/// Registers of a thread that a kernel is estimated to need; with fewer it spills.
+pub fn registers_needed(config: &Config, least: &Footprint) -> u32 {
+    of_tiles(config, least) + OTHER_REGISTERS
+}
+
+/// Registers of a thread that a kernel is estimated to have where it may have any number.
+pub fn registers_wanted(config: &Config, least: &Footprint) -> u32 {
+    of_tiles(config, least) + MOST_OTHER_REGISTERS
+}
+
+fn of_tiles(config: &Config, least: &Footprint) -> u32 {
+    (least.live_registers / (config.num_warps * 32) as usize) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::Source;
+    use crate::platform::{BUILT_IN, parse_platforms, platform_of};
+
+    fn of(part: &str, num_warps: u32, occupancy: u32) -> Roles {
+        let platforms =
+            parse_platforms(&Source::new("p.toml", BUILT_IN)).expect("the built-in table is right");
+        let platform = platform_of(&platforms, part).expect("a known part");
+        let config = Config { num_warps, num_stages: 2, occupancy, ..Config::default() };
+        let least = Footprint { smem_bytes: 1, ..Footprint::default() };
+        roles(platform, Target::from_name(part).expect("a target"), &config, &least)
+    }
+
+    #[test]
+    fn warps_that_copy_take_registers_or_hand_them_over() {
+        // As the assembler's reports and `setmaxnreg` in the code of these have it.
+        assert_eq!(of("sm_90", 8, 1), Roles { copying: 4, registers: 240 });
+        assert_eq!(of("sm_90", 4, 1), Roles { copying: 1, registers: 255 });
+        assert_eq!(of("sm_90", 4, 2), Roles { copying: 1, registers: 168 });
+        assert_eq!(of("sm_90", 8, 2), Roles { copying: 1, registers: 96 });
+        assert_eq!(of("sm_80", 8, 2), Roles { copying: 0, registers: 128 });
+    }
+
+    #[test]
+    fn a_kernel_needs_registers_for_more_than_tiles() {
+        let config = Config { num_warps: 4, ..Config::default() };
+        let least = Footprint { live_registers: 128 * 100, ..Footprint::default() };
+        assert!(registers_needed(&config, &least) > 100);
+        assert!(registers_wanted(&config, &least) > registers_needed(&config, &least));
+    }
+}
