@@ -1,0 +1,144 @@
+//! What the cost model is worth where nothing was measured: its predictions, as a launch makes them without compiling,
+//! against every measured trial of the tables.
+
+use crate::support::{repository_ptxas, skipped};
+use autotune::choice::{foreseen, model_choice};
+use autotune::configs::Configs;
+use autotune::measure::stats::rank_correlation;
+use autotune::record::{Provenance, Record};
+use autotune::subject::{Subject, find_contract, label};
+use codegen_ptx::{Ptxas, Target};
+use std::path::{Path, PathBuf};
+use tile_lang::Config;
+// Linking the crate registers its kernels.
+use tilegym_kernels as _;
+
+/// The most that the choices of all records together may lose to the fastest trial, on average (a ratchet).
+const MEAN_LOSS: f64 = 0.02;
+/// The most that the choice of any record may lose (a ratchet).
+const MOST_LOSS: f64 = 0.09;
+/// The least mean rank correlation of predicted and measured times (a ratchet).
+const MEAN_CORRELATION: f64 = 0.49;
+
+/// How one record's trials were foreseen.
+#[derive(Debug)]
+struct Score {
+    correlation: f64,
+    /// How much longer the trial with the least predicted time took than the fastest.
+    loss: f64,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs")
+}
+
+fn configuration(values: &indexmap::IndexMap<String, i64>) -> Config {
+    let mut config = Config::default();
+    values.iter().for_each(|(name, value)| config.set(name, *value));
+    config
+}
+
+fn score(subject: &Subject, target: &'static Target, configs: &Configs, record: &Record) -> Score {
+    let platform = configs.platform(target).expect("a platform");
+    let (mut measured, mut predicted, mut refused) = (Vec::new(), Vec::new(), 0);
+    let mut fastest = f64::INFINITY;
+    for trial in &record.trials {
+        let (Some(us), Some(_)) = (trial.us, trial.runs) else { continue };
+        let config = configuration(&trial.config);
+        fastest = fastest.min(us);
+        match foreseen(subject, target, platform, &config) {
+            Some(time) => {
+                measured.push(us);
+                predicted.push(time.us);
+            }
+            None => refused += 1,
+        }
+    }
+    let least = predicted.iter().copied().fold(f64::INFINITY, f64::min);
+    // Of equal predictions a launch takes whichever comes first: the slowest counts.
+    let chosen = measured.iter().zip(&predicted).filter(|(_, p)| **p <= least * 1.000_001);
+    let loss = chosen.map(|(us, _)| us / fastest - 1.0).fold(0.0, f64::max);
+    let correlation = rank_correlation(&predicted, &measured).expect("trials");
+    println!(
+        "{} {:?}: correlation {correlation:.2}, loss {:.1} %, {} trials, {refused} refused",
+        subject.kernel(),
+        record.tuned_at.values().collect::<Vec<_>>(),
+        loss * 100.0,
+        measured.len()
+    );
+    Score { correlation, loss }
+}
+
+#[test]
+fn the_model_foresees_the_tables_as_well_as_it_did() {
+    let configs = Configs::open(Some(&folder())).expect("tables");
+    let target = Target::from_name("sm_90").expect("a target");
+    let mut scores = Vec::new();
+    for kernel in ["fmha", "matmul", "matmul_batched", "decode_attention"] {
+        let contract = find_contract(kernel).expect("a kernel");
+        let any = Subject::new(contract, None, &indexmap::IndexMap::new()).expect("default sizes");
+        for record in &configs.table(&any, target).expect("a table").records {
+            if record.provenance == Provenance::Measured {
+                let subject = Subject::new(contract, record.dtype, &record.tuned_at).expect("its problem");
+                scores.push(score(&subject, target, &configs, record));
+            }
+        }
+    }
+    let mean = |of: fn(&Score) -> f64| scores.iter().map(of).sum::<f64>() / scores.len() as f64;
+    let most = scores.iter().map(|s| s.loss).fold(0.0, f64::max);
+    let (loss, correlation) = (mean(|s| s.loss), mean(|s| s.correlation));
+    println!(
+        "mean loss {:.1} %, most {:.1} %, mean correlation {correlation:.2}",
+        loss * 100.0,
+        most * 100.0
+    );
+    assert!(loss <= MEAN_LOSS && most <= MOST_LOSS, "mean loss {loss}, most {most}: {scores:?}");
+    assert!(correlation >= MEAN_CORRELATION, "mean correlation {correlation}: {scores:?}");
+}
+
+/// The choice of a launch without a record, as the assembler sees it: registers and spilled bytes of a thread.
+fn assembled(kernel: &str, sizes: &[(&str, i64)], ptxas: &Ptxas) -> (Config, u32) {
+    let configs = Configs::open(Some(&folder())).expect("tables");
+    let target = Target::from_name("sm_90").expect("a target");
+    let sizes = sizes.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
+    let subject = Subject::new(find_contract(kernel).expect("a kernel"), None, &sizes).expect("sizes");
+    let config = model_choice(&subject, target, configs.platform(target).expect("a platform"));
+    let config = config.expect("a space").expect("a choice");
+    let builds = subject.build(&config, target, false).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+    let spilled = builds.iter().map(|build| {
+        let report = ptxas.assemble(&build.compiled.ptx, target).unwrap_or_else(|e| panic!("{kernel}: {e}"));
+        report.spill_store_bytes + report.spill_load_bytes
+    });
+    let spilled = spilled.sum();
+    println!("{kernel}: {}, {spilled} bytes spilled", label(&config));
+    (config, spilled)
+}
+
+#[test]
+fn what_the_model_chooses_does_not_spill() {
+    let Some(ptxas) = repository_ptxas() else {
+        return skipped("what_the_model_chooses_does_not_spill", "no ptxas");
+    };
+    let ptxas = Ptxas::find(Some(Path::new(&ptxas))).expect("the assembler");
+    let all: [(&str, &[(&str, i64)]); 15] = [
+        ("fmha", &[]),
+        ("fmha", &[("head_dim", 64)]),
+        ("fmha", &[("head_dim", 256)]),
+        ("fmha_extended", &[]),
+        ("fmha_varlen", &[]),
+        ("decode_attention", &[]),
+        ("matmul", &[]),
+        ("matmul_batched", &[]),
+        ("linear", &[]),
+        ("rms_norm", &[]),
+        ("rms_norm", &[("columns", 1024)]),
+        ("layer_norm", &[]),
+        ("softmax", &[]),
+        ("rope", &[]),
+        ("silu_and_mul", &[]),
+    ];
+    for (kernel, sizes) in all {
+        let (config, spilled) = assembled(kernel, sizes, &ptxas);
+        assert_eq!(spilled, 0, "{kernel} {sizes:?}: {}", label(&config));
+    }
+}
