@@ -116,6 +116,8 @@ pub struct Record {
     pub shape: Bucket,
     /// The sizes it was tuned at.
     pub tuned_at: IndexMap<String, i64>,
+    /// What was set by hand, where the sweep tried a part of the space.
+    pub pinned: IndexMap<String, i64>,
     /// Const parameters and launch options; those absent are the first of the kernel's space that fit the others.
     pub config: IndexMap<String, i64>,
     /// Hash of the kernel's source at the time.
@@ -273,6 +275,7 @@ mod tests {
                 ("n".to_owned(), Extent::exactly(7)),
             ]),
             tuned_at: sizes(m, 7),
+            pinned: IndexMap::new(),
             config: IndexMap::from([("TILE".to_owned(), tile), ("num_warps".to_owned(), 8)]),
             source_hash: Some(hash.to_owned()),
             compiler: Some("c \"quoted\" \\ 1".to_owned()),

@@ -107,6 +107,8 @@ fn as_values<S: serde::Serializer>(config: &Config, serializer: S) -> Result<S::
 pub struct Sweep {
     /// Every candidate: the ranked ones by time, then those that await tensor memory, the pruned, the failed.
     pub trials: Vec<Trial>,
+    /// What was set by hand, so that a part of the space was tried.
+    pub pinned: IndexMap<String, i64>,
     /// Candidates taken over from an interrupted sweep.
     pub resumed: usize,
     /// How long it took.
@@ -141,7 +143,12 @@ pub fn sweep(subject: &Subject, options: &SweepOptions) -> Result<Sweep, TuneErr
     let mut trials = trials?;
     let order = |t: &Trial| (t.outcome as usize, t.time.map_or(u64::MAX, |time| (time.us * 1000.0) as u64));
     trials.sort_by_key(order);
-    Ok(Sweep { trials, resumed: options.journal.map_or(0, Journal::resumed), elapsed: start.elapsed() })
+    Ok(Sweep {
+        trials,
+        pinned: options.pinned.clone(),
+        resumed: options.journal.map_or(0, Journal::resumed),
+        elapsed: start.elapsed(),
+    })
 }
 
 /// The declared space and the vendors' rows, each configuration once, and whether a vendor has it.
@@ -376,6 +383,7 @@ pub fn to_record(
         dtype: Some(subject.problem.dtype),
         shape: subject.bucket(),
         tuned_at: subject.problem.sizes.clone(),
+        pinned: sweep.pinned.clone(),
         config: values(&best.config),
         source_hash: Some(subject.source_hash()),
         compiler: Some(COMPILER.to_owned()),

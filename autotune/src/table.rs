@@ -44,6 +44,8 @@ struct RawRecord {
     shape: IndexMap<Spanned<String>, Spanned<Extent>>,
     #[serde(default)]
     tuned_at: IndexMap<String, i64>,
+    #[serde(default)]
+    pinned: IndexMap<String, i64>,
     config: IndexMap<Spanned<String>, Spanned<i64>>,
     source_hash: Option<String>,
     compiler: Option<String>,
@@ -107,6 +109,7 @@ impl RawRecord {
             dtype: self.dtype,
             shape: self.shape.into_iter().map(|(k, v)| (k.into_inner(), v.into_inner())).collect(),
             tuned_at: self.tuned_at,
+            pinned: self.pinned,
             config: self.config.into_iter().map(|(k, v)| (k.into_inner(), v.into_inner())).collect(),
             source_hash: self.source_hash,
             compiler: self.compiler,
@@ -268,6 +271,7 @@ impl Record {
         line("dtype", self.dtype.map(|d| inline(&d)));
         line("shape", unless_empty(self.shape.is_empty(), inline(&self.shape)));
         line("tuned_at", unless_empty(self.tuned_at.is_empty(), inline(&self.tuned_at)));
+        line("pinned", unless_empty(self.pinned.is_empty(), inline(&self.pinned)));
         line("config", Some(inline(&self.config)));
         line("source_hash", text(&self.source_hash));
         line("compiler", text(&self.compiler));

@@ -74,6 +74,9 @@ pub struct SweepArgs {
     /// The kernel [default: every kernel]
     #[arg(long)]
     pub kernel: Option<String>,
+    /// Write the winner of a part of the space, too: of what `--set` leaves; the record says what was set
+    #[arg(long)]
+    pub record: bool,
     #[command(flatten)]
     pub measuring: Measuring,
     #[command(flatten)]

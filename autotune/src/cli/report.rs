@@ -23,8 +23,8 @@ pub struct Swept<'a> {
     pub unmeasured: Option<&'a str>,
     /// Where the record is.
     pub written: Option<&'a Path>,
-    /// Whether the whole space was swept.
-    pub is_whole: bool,
+    /// Whether the winner was to be written.
+    pub recorded: bool,
 }
 
 pub fn render(swept: &Swept) -> String {
@@ -106,7 +106,7 @@ fn summary(swept: &Swept) -> String {
         (Some(best), Some(path)) => {
             text += &format!("best: {}, written to {}\n", label(&best.config), path.display());
         }
-        (Some(_), None) if swept.is_whole => {
+        (Some(_), None) if swept.recorded => {
             text += "not written: the table has a measured record of this bucket\n";
         }
         _ => {}

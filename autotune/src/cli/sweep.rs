@@ -107,7 +107,7 @@ fn tune(
         .filter_map(|r| complete(&r.config, &space, |c| obstacle(subject, target, platform, c)))
         .collect();
 
-    // Values set by hand make a sweep of a part of the space, which is no record of the whole.
+    // Values set by hand make a sweep of a part of the space, short enough to be made again.
     let journal = match set.is_empty() {
         true => Some(Journal::open(
             configs.journal_path(target.part, subject.kernel()),
@@ -157,7 +157,8 @@ fn tune(
     };
     bar.finish_and_clear();
 
-    let record = to_record(subject, &result, ptxas, report.as_ref()).filter(|_| set.is_empty());
+    let record = to_record(subject, &result, ptxas, report.as_ref());
+    let record = record.filter(|_| set.is_empty() || args.record);
     let is_new = record.is_some_and(|record| records.put(record));
     if is_new {
         records.save(&path)?;
@@ -176,7 +177,7 @@ fn tune(
             report: report.as_ref(),
             unmeasured: tools.gpus.err(),
             written,
-            is_whole: set.is_empty(),
+            recorded: set.is_empty() || args.record,
         };
         print(&render(&swept));
     }

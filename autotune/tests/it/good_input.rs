@@ -21,15 +21,9 @@ fn kernels_and_targets_are_listed() {
 fn a_sweep_ranks_prunes_and_leaves_no_partial_record() {
     let place = Place::new();
     let table = place.read("configs/sm_121/fmha.toml");
-    let ran = place.run(&[
-        "--json",
-        "--target",
-        "sm_121",
-        "--kernel",
-        "fmha",
-        "--set",
-        "TILE_N=64,num_stages=2,num_warps=4",
-    ]);
+    let set = "TILE_N=64,num_stages=2,num_warps=4";
+    let part = ["--json", "--target", "sm_121", "--kernel", "fmha", "--set", set];
+    let ran = place.run(&part);
     assert_eq!(ran.code, 0, "{ran:#?}");
     let sweep = json(&ran.out);
     let trials = sweep["trials"].as_array().expect("trials");
@@ -43,8 +37,11 @@ fn a_sweep_ranks_prunes_and_leaves_no_partial_record() {
     let times: Vec<f64> = trials.iter().filter_map(|t| t["time"]["us"].as_f64()).collect();
     assert!(times.is_sorted() && !times.is_empty(), "{times:?}");
     assert_eq!(sweep["best"], trials[0]);
-    // A sweep of a part of the space is no record of the whole.
+    // A sweep of a part of the space is no record of the whole, unless it is asked for and says so.
     assert_eq!(place.read("configs/sm_121/fmha.toml"), table);
+    let recorded = place.run(&[&part[..], &["--record"]].concat());
+    assert_eq!(recorded.code, 0, "{recorded:#?}");
+    assert!(place.read("configs/sm_121/fmha.toml").contains("pinned = { TILE_N = 64"), "{recorded:#?}");
     assert!(place.files().iter().all(|f| !f.to_string_lossy().contains("journal")));
 }
 
