@@ -117,13 +117,22 @@ impl Scan {
         }
     }
 
-    /// Adds what an expression reads; the computed operand of a product is beside what it is computed from.
+    /// Adds what an expression reads; what a product holds of its operands and sums is
+    /// beside what they are computed from.
     fn read(&mut self, expr: &Expr, live: &mut BTreeSet<VarId>) {
         let (mut read, mut beside) = (Vec::new(), 0);
         within(expr, &mut |e| match &e.kind {
             ExprKind::Var(var) => read.push(*var),
-            ExprKind::Mma(lhs, ..) if variable(lhs).is_none() && !is_load(lhs) => {
-                beside = beside.max(registers_of(&lhs.ty));
+            ExprKind::Mma(lhs, ..) => {
+                let computed = variable(lhs).is_none() && !is_load(lhs);
+                let operand = if computed { registers_of(&lhs.ty) } else { 0 };
+                // Products of 8 bits are summed apart before they are added, and fragments of 32 bits are large.
+                let sums = match lhs.ty.dtype().bits() {
+                    8 => registers_of(&e.ty),
+                    32 => registers_of(&e.ty) / 4,
+                    _ => 0,
+                };
+                beside = beside.max(operand + sums);
             }
             _ => {}
         });

@@ -9,7 +9,7 @@ use autotune::record::{Provenance, Record};
 use autotune::subject::{Subject, find_contract, label};
 use codegen_ptx::{Ptxas, Target};
 use std::path::{Path, PathBuf};
-use tile_lang::Config;
+use tile_lang::{Config, DType};
 // Linking the crate registers its kernels.
 use tilegym_kernels as _;
 
@@ -97,11 +97,11 @@ fn the_model_foresees_the_tables_as_well_as_it_did() {
 }
 
 /// The choice of a launch without a record, as the assembler sees it: registers and spilled bytes of a thread.
-fn assembled(kernel: &str, sizes: &[(&str, i64)], ptxas: &Ptxas) -> (Config, u32) {
+fn assembled(kernel: &str, dtype: Option<DType>, sizes: &[(&str, i64)], ptxas: &Ptxas) -> (Config, u32) {
     let configs = Configs::open(Some(&folder())).expect("tables");
     let target = Target::from_name("sm_90").expect("a target");
     let sizes = sizes.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect();
-    let subject = Subject::new(find_contract(kernel).expect("a kernel"), None, &sizes).expect("sizes");
+    let subject = Subject::new(find_contract(kernel).expect("a kernel"), dtype, &sizes).expect("sizes");
     let config = model_choice(&subject, target, configs.platform(target).expect("a platform"));
     let config = config.expect("a space").expect("a choice");
     let builds = subject.build(&config, target, false).unwrap_or_else(|e| panic!("{kernel}: {e}"));
@@ -138,7 +138,13 @@ fn what_the_model_chooses_does_not_spill() {
         ("silu_and_mul", &[]),
     ];
     for (kernel, sizes) in all {
-        let (config, spilled) = assembled(kernel, sizes, &ptxas);
+        let (config, spilled) = assembled(kernel, None, sizes, &ptxas);
         assert_eq!(spilled, 0, "{kernel} {sizes:?}: {}", label(&config));
+    }
+    for dtype in [DType::F32, DType::F8E4M3FN] {
+        for kernel in ["matmul", "linear", "fmha"] {
+            let (config, spilled) = assembled(kernel, Some(dtype), &[], &ptxas);
+            assert_eq!(spilled, 0, "{kernel} {dtype}: {}", label(&config));
+        }
     }
 }
