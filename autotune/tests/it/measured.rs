@@ -18,6 +18,13 @@ const SWEEP: [&str; 6] = ["--json", "--target", "sm_90", "--kernel", KERNEL, "--
 const FASTEST: &str =
     "[[rule]]\nwhen = { TILE_M = 2, TILE_N = 1024, num_warps = 8, occupancy = 2 }\ntimes = 0.9\n";
 
+/// The tables, but none of the kernel.
+fn without_records() -> Place {
+    let place = Place::new();
+    std::fs::remove_file(place.path(&format!("configs/sm_90/{KERNEL}.toml"))).expect("the tables have it");
+    place
+}
+
 /// Writes a rehearsal's file: so many GPUs of a part, with these rules.
 fn rehearse(place: &Place, part: &str, gpus: usize, rules: &str) -> String {
     let gpu = |index: usize| {
@@ -54,7 +61,7 @@ fn reasons(sweep: &serde_json::Value) -> Vec<String> {
 
 #[test]
 fn a_measured_sweep_finds_the_fastest_and_keeps_its_evidence() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 1, FASTEST);
     let sweep = sweep(&place, &file, &["--shape", "rows=4096"]);
     assert_eq!(sweep["best"]["config"]["TILE_N"], 1024, "{}", sweep["best"]);
@@ -99,7 +106,7 @@ fn a_measured_sweep_finds_the_fastest_and_keeps_its_evidence() {
 
 #[test]
 fn a_mishap_costs_its_candidate_alone() {
-    let place = Place::new();
+    let place = without_records();
     let rules = [
         ("TILE_M = 2, TILE_N = 512, num_warps = 4, occupancy = 2", "hangs"),
         ("TILE_M = 2, TILE_N = 512, num_warps = 4, occupancy = 4", "crashes"),
@@ -135,7 +142,7 @@ fn a_mishap_costs_its_candidate_alone() {
 
 #[test]
 fn a_killed_sweep_goes_on_where_it_was() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 2, &format!("pause_ms = 10\n{FASTEST}"));
     let mut child = Command::new(env!("CARGO_BIN_EXE_tile-tune"))
         .args([&SWEEP[..], &["--rehearse", &file]].concat())
@@ -181,20 +188,20 @@ fn the_gpus_of_a_host_share_the_work() {
             requests(place).keys().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
         gpus.into_iter().collect::<Vec<_>>().join(" ")
     };
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 3, &format!("pause_ms = 2\n{FASTEST}"));
     let all = sweep(&place, &file, &[]);
     assert_eq!((gpus(&place).as_str(), &all["measured"]["gpus"]), ("0 1 2", &serde_json::json!(3)));
     assert_eq!(all["best"]["config"]["TILE_N"], 1024, "{}", all["best"]);
 
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 3, &format!("pause_ms = 2\n{FASTEST}"));
     sweep(&place, &file, &["--gpus", "0,2"]);
     assert_eq!(gpus(&place), "0 2");
 
     // One that is lost leaves its work to the others; when all are, what was measured is kept.
     let lost = "[[rule]]\nwhen = { TILE_M = 4 }\nmishap = \"loses_device\"\n";
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 2, &format!("pause_ms = 2\n{FASTEST}{lost}gpu = 1\n"));
     let one = sweep(&place, &file, &[]);
     assert_eq!(one["best"]["config"]["TILE_N"], 1024, "{}", one["best"]);
@@ -209,7 +216,7 @@ fn the_gpus_of_a_host_share_the_work() {
 
 #[test]
 fn without_a_gpu_of_the_target_the_model_is_asked_and_says_so() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_121", 1, "");
     let base = ["--target", "sm_90", "--kernel", KERNEL, "--rehearse", &file];
     let ran = place.run(&base);
@@ -224,7 +231,7 @@ fn without_a_gpu_of_the_target_the_model_is_asked_and_says_so() {
 
 #[test]
 fn an_exhaustive_sweep_tells_the_regret() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 1, FASTEST);
     let sweep = sweep(&place, &file, &["--exhaustive"]);
     let regret = sweep["measured"]["measurement"]["regret"].as_f64().expect("a regret");
@@ -236,7 +243,7 @@ fn an_exhaustive_sweep_tells_the_regret() {
 
 #[test]
 fn when_the_time_is_up_what_was_measured_counts() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 1, "pause_ms = 20\n");
     let sweep = sweep(&place, &file, &["--budget", "0.4"]);
     let late = reasons(&sweep).iter().filter(|r| r.contains("the time was up")).count();
@@ -245,7 +252,7 @@ fn when_the_time_is_up_what_was_measured_counts() {
 
 #[test]
 fn launches_find_their_configuration_in_the_documented_order() {
-    let place = Place::new();
+    let place = without_records();
     let file = rehearse(&place, "sm_90", 1, FASTEST);
     sweep(&place, &file, &["--shape", "rows=4096"]);
     let warnings = Arc::new(Mutex::new(Vec::new()));
@@ -284,7 +291,7 @@ fn launches_find_their_configuration_in_the_documented_order() {
 /// What launches ask through: inputs in, a configuration out.
 #[test]
 fn a_launch_asks_with_its_inputs() {
-    let place = Place::new();
+    let place = without_records();
     let source = Source::open(Some(&place.path("configs")), |_| {}).unwrap_or_else(|e| panic!("{e}"));
     let kernel = find_contract(KERNEL).unwrap_or_else(|e| panic!("{e}")).kernel();
     let shape = vec![256, 2, 1024];
@@ -311,7 +318,7 @@ fn a_gpu_is_measured() {
         Err(reason) => return skipped("a_gpu_is_measured", &reason.to_string()),
     };
     let target = device.target().expect("a GPU has a target").part;
-    let place = Place::new();
+    let place = without_records();
     let args = ["--json", "--target", target, "--kernel", KERNEL, "--measure", "--shape", "rows=256"];
     let ran = place.run(&args);
     assert_eq!(ran.code, 0, "{ran:#?}");
