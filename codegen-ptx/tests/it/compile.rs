@@ -108,6 +108,28 @@ fn copies_and_products_are_asynchronous_on_hopper() {
     }
 }
 
+/// What a product reads in registers stays there until it is waited for: each 64x64 weights of bf16 are 16 registers of
+/// a thread, and the statement that waits takes them beside the 32 sums.
+#[test]
+fn the_wait_for_a_product_takes_the_registers_that_it_reads() {
+    for warp_specialize in [false, true] {
+        let switches = Switches { warp_specialize, ..Switches::of(&Config::default()) };
+        let compiled = build(FMHA, CompileOptions { switches, ..options("sm_90", 2) }, true);
+        let llvm = compiled.unwrap_or_else(|e| panic!("{e}")).llvm.expect("stages are kept");
+        let takes = |line: &&str| {
+            line.contains("wgmma.wait_group")
+                && line.matches("=r").count() == 16
+                && line.matches("=f").count() == 32
+        };
+        let products = llvm
+            .lines()
+            .filter(|line| line.contains("wgmma.mma_async") && line.contains(",r,r,r,r,"))
+            .count();
+        assert!(products > 0, "weights are an lhs in registers");
+        assert_eq!(llvm.lines().filter(takes).count(), products, "{warp_specialize}: {llvm}");
+    }
+}
+
 /// Operands of 8 bits, too, go to `wgmma` out of rings that a warp of its own fills; their sums are added up outside
 /// of the tensor cores. f32 operands, which it would cut, do not.
 #[test]
