@@ -26,7 +26,7 @@ use tile_lang::DType;
 
 const PASS: Pass = Pass::StartAhead;
 /// `slt` among the predicates of `arith.cmpi`.
-pub(super) const SIGNED_LESS: i64 = 2;
+const SIGNED_LESS: i64 = 2;
 
 /// A product to be started ahead.
 pub(super) struct Ahead<'c> {
@@ -119,41 +119,46 @@ fn find<'c>(op: Op<'c>) -> Result<Ahead<'c>, &'static str> {
     Ok(Ahead { constants, full, product, wait, last_wait, stages })
 }
 
-/// Replaces a loop.
-fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>) {
+/// Replaces a loop with the step 1 by what `run` writes of its bounds, its step and what it carries at first, where it
+/// has any iteration.
+pub(super) fn replace_if_any<'c>(
+    module: &Module<'c>,
+    op: Op<'c>,
+    run: impl FnOnce(&Builder<'c>, [Val<'c>; 3], &[Val<'c>]) -> Vec<Val<'c>>,
+) {
     let b = Builder::before(module.context(), op);
     let operands = operands_of(op);
-    let (low, high, step, initial) = (operands[0], operands[1], operands[2], operands[3..].to_vec());
+    let (bounds, initial) = ([operands[0], operands[1], operands[2]], &operands[3..]);
     let results = results_of(op);
     let types: Vec<_> = results.iter().map(|r| type_of(*r)).collect();
     let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), SIGNED_LESS).into();
     let bool_type = element_type(b.context(), DType::Bool);
-    let any = b.value("arith.cmpi", &[low, high], bool_type, &[("predicate", predicate)]);
-    let body = blocks_of(op)[0];
-    let made = b.if_else(
-        any,
-        &types,
-        |b| {
-            let mut renamed = Renamed::new();
-            args_of(body)[1..].iter().zip(&initial).for_each(|(arg, value)| {
-                renamed.insert(address_of(*arg), *value);
-            });
-            let first = b.wgmma_wait(&[start(b, ahead, &mut renamed)], 0)[0];
-            let last = b.same("arith.subi", &[high, step]);
-            let carried: Vec<Val> = initial.iter().copied().chain([first]).collect();
-            let looped = b.for_loop([low, last, step], &carried, |b, variable, carried| {
-                let (started, values) = carried.split_last().expect("the product at least");
-                Ok::<_, Infallible>(iteration(b, op, ahead, (variable, values), *started, true))
-            });
-            let Ok(looped) = looped;
-            let (started, values) = looped.split_last().expect("the product at least");
-            Ok::<_, Infallible>(iteration(b, op, ahead, (last, values), *started, false))
-        },
-        |_| Ok(initial.clone()),
-    );
+    let any = b.value("arith.cmpi", &bounds[..2], bool_type, &[("predicate", predicate)]);
+    let made =
+        b.if_else(any, &types, |b| Ok::<_, Infallible>(run(b, bounds, initial)), |_| Ok(initial.to_vec()));
     let Ok(made) = made;
     results.iter().zip(made).for_each(|(old, new)| replace_uses(*old, new));
     erase(op);
+}
+
+/// Replaces a loop.
+fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>) {
+    let body = blocks_of(op)[0];
+    replace_if_any(module, op, |b, [low, high, step], initial| {
+        let mut renamed = Renamed::new();
+        args_of(body)[1..].iter().zip(initial).for_each(|(arg, value)| {
+            renamed.insert(address_of(*arg), *value);
+        });
+        let first = b.wgmma_wait(&[start(b, ahead, &mut renamed)], 0)[0];
+        let last = b.same("arith.subi", &[high, step]);
+        let carried: Vec<Val> = initial.iter().copied().chain([first]).collect();
+        let Ok(looped) = b.for_loop([low, last, step], &carried, |b, variable, carried| {
+            let (started, values) = carried.split_last().expect("the product at least");
+            Ok::<_, Infallible>(iteration(b, op, ahead, (variable, values), *started, true))
+        });
+        let (started, values) = looped.split_last().expect("the product at least");
+        iteration(b, op, ahead, (last, values), *started, false)
+    });
 }
 
 /// Waits for the first product's operands and starts it.

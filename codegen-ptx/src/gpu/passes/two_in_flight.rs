@@ -18,18 +18,16 @@
 //! that the second product reads until it is done.
 
 use super::rewrite::{Renamed, address_of, clone_op};
-use super::start_ahead::{Ahead, SIGNED_LESS, start};
+use super::start_ahead::{Ahead, replace_if_any, start};
 use crate::gpu::dialect::Smem;
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
-use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use std::convert::Infallible;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, element_type, erase, name_of, nested_ops, operands_of,
-    ops_of, replace_uses, results_of, type_of,
+    Blk, Op, Val, args_of, blocks_of, defining_op, name_of, nested_ops, operands_of, ops_of, results_of,
+    type_of,
 };
 use tile_ir::{Builder, Module};
-use tile_lang::DType;
 
 /// A body in two parts.
 pub(super) struct Cut<'c> {
@@ -199,51 +197,34 @@ fn handed_values<'c>(block: Blk<'c>, second: &[Op<'c>], ends: [Op<'c>; 2], sum: 
 /// Replaces a loop by one with both products in flight, with the first iteration's first part in front and the
 /// last one's second part behind.
 pub(super) fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>, cut: &Cut<'c>) {
-    let b = Builder::before(module.context(), op);
-    let operands = operands_of(op);
-    let (low, high, step, initial) = (operands[0], operands[1], operands[2], operands[3..].to_vec());
-    let results = results_of(op);
-    let types: Vec<_> = results.iter().map(|r| type_of(*r)).collect();
-    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), SIGNED_LESS).into();
-    let bool_type = element_type(b.context(), DType::Bool);
-    let any = b.value("arith.cmpi", &[low, high], bool_type, &[("predicate", predicate)]);
     let block = blocks_of(op)[0];
-    let made = b.if_else(
-        any,
-        &types,
-        |b| {
-            let mut renamed = enter(block, low, &initial);
-            let first = start(b, ahead, &mut renamed);
-            let first = b.wgmma_wait(&[first], 0)[0];
-            take_first(b, ahead, cut, first, &mut renamed);
-            narrow(b, cut, &mut renamed);
-            let carried = leave(block, cut, &renamed, initial[cut.number]);
-            let following = b.same("arith.addi", &[low, step]);
-            let looped = b.for_loop([following, high, step], &carried, |b, variable, carried| {
-                let (values, handed) = carried.split_at(initial.len());
-                let mut renamed = enter(block, variable, values);
-                let mut before = enter_second(block, cut, values, handed);
-                let first = start(b, ahead, &mut renamed);
-                add(b, cut, &mut before);
-                let first = b.wgmma_wait(&[first], 1)[0];
-                take_first(b, ahead, cut, first, &mut renamed);
-                let sum = finish(b, cut, &mut before);
-                narrow(b, cut, &mut renamed);
-                Ok::<_, Infallible>(leave(block, cut, &renamed, sum))
-            });
-            let Ok(looped) = looped;
-            let (values, handed) = looped.split_at(initial.len());
+    replace_if_any(module, op, |b, [low, high, step], initial| {
+        let mut renamed = enter(block, low, initial);
+        let first = start(b, ahead, &mut renamed);
+        let first = b.wgmma_wait(&[first], 0)[0];
+        take_first(b, ahead, cut, first, &mut renamed);
+        narrow(b, cut, &mut renamed);
+        let carried = leave(block, cut, &renamed, initial[cut.number]);
+        let following = b.same("arith.addi", &[low, step]);
+        let Ok(looped) = b.for_loop([following, high, step], &carried, |b, variable, carried| {
+            let (values, handed) = carried.split_at(initial.len());
+            let mut renamed = enter(block, variable, values);
             let mut before = enter_second(block, cut, values, handed);
+            let first = start(b, ahead, &mut renamed);
             add(b, cut, &mut before);
-            let mut values = values.to_vec();
-            values[cut.number] = finish(b, cut, &mut before);
-            Ok::<_, Infallible>(values)
-        },
-        |_| Ok(initial.clone()),
-    );
-    let Ok(made) = made;
-    results.iter().zip(made).for_each(|(old, new)| replace_uses(*old, new));
-    erase(op);
+            let first = b.wgmma_wait(&[first], 1)[0];
+            take_first(b, ahead, cut, first, &mut renamed);
+            let sum = finish(b, cut, &mut before);
+            narrow(b, cut, &mut renamed);
+            Ok::<_, Infallible>(leave(block, cut, &renamed, sum))
+        });
+        let (values, handed) = looped.split_at(initial.len());
+        let mut before = enter_second(block, cut, values, handed);
+        add(b, cut, &mut before);
+        let mut values = values.to_vec();
+        values[cut.number] = finish(b, cut, &mut before);
+        values
+    });
 }
 
 /// The names of an old iteration's values at its start.
