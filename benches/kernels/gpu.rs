@@ -38,18 +38,11 @@ impl Session {
         self.device.name()
     }
 
-    /// The configuration that the tables have for a problem, else the kernel's default.
+    /// The configuration that a launch would have: the tables' for the problem, else the model's choice.
     pub fn choose(&self, subject: &Subject) -> Result<Choice, TuneError> {
         let Some(target) = self.device.target() else { unreachable!("a GPU has a target") };
-        let tables = self.configs.tables(subject, target)?;
-        let (found, warnings) = self.configs.look_up(&tables, subject, target)?;
-        let default = || Choice {
-            config: subject.contract.default_config(&subject.problem),
-            origin: "default of the kernel".to_owned(),
-            warnings: Vec::new(),
-        };
-        let choice = found.unwrap_or_else(default);
-        warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
+        let choice = self.configs.choose(subject, target)?;
+        choice.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
         Ok(choice)
     }
 
