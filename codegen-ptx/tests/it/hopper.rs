@@ -162,7 +162,8 @@ fn two_warpgroups_take_turns_at_starting_products() {
     for op in [GpuOp::OpenTurns, GpuOp::TakeTurn, GpuOp::GiveTurn, GpuOp::CloseTurns] {
         assert_eq!(count(&module, |found| found == op), 1, "{op:?}");
     }
-    let (module, _) = lower(&parse(&context, &wide_fmha()), two_warpgroups(false));
+    let (module, remarks) = lower(&parse(&context, &wide_fmha()), two_warpgroups(false));
+    assert!(remarks.iter().any(|r| r.contains("take-turns: switched off by ping_pong=0")), "{remarks:#?}");
     assert_eq!(count(&module, |op| matches!(op, GpuOp::OpenTurns | GpuOp::TakeTurn)), 0);
 }
 

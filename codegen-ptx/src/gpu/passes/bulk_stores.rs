@@ -8,7 +8,7 @@
 //! The bulk copies are not ordered with the threads' own accesses to the tensor, nor with one another. So the tensor
 //! must have no other use, and in a loop a store waits until the one before is complete.
 
-use super::tensor_maps::box_of;
+use super::tensor_maps::map_of;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::facts::never_negative;
@@ -18,8 +18,8 @@ use crate::layout::{Conversion, conversion};
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, args_of, defining_op, dtype_of, erase, is_unused, name_of, nested_ops, operands_of, ops_of,
-    results_of, root_view, shape_of, type_of, view_of,
+    Op, Val, defining_op, dtype_of, erase, is_unused, name_of, nested_ops, operands_of, ops_of, results_of,
+    root_view, shape_of, type_of, view_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -74,8 +74,6 @@ fn plan<'c>(
     (view, index, tile): (Val<'c>, Vec<Val<'c>>, Val<'c>),
     cx: &PassContext,
 ) -> Result<Staged<'c>, String> {
-    let views = args_of(module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
-    let tensor = views.into_iter().position(|v| v == view).ok_or("it goes to a part of a tensor")?;
     let uses = |op: &Op<'c>| {
         let of_view = |v: Val<'c>| view_of(type_of(v)).is_some() && root_view(v) == view;
         *op != store && name_of(*op) != "tile.dim" && op.operands().any(of_view)
@@ -90,10 +88,8 @@ fn plan<'c>(
     let dtype = dtype_of(type_of(tile)).ok_or("it is no tile")?;
     let cols = tile_shape.last().copied().unwrap_or(1);
     let smem = Smem::panels(tile_shape.iter().product::<usize>() / cols, cols, dtype, 1);
-    let box_shape = box_of(&cx.facts[tensor], &smem, &tile_shape)
-        .map_err(|why| format!("argument {tensor} allows no bulk copies: {why}"))?;
+    let map = map_of(module, cx, view, (&smem, &tile_shape), "it goes to a part of a tensor")?;
     let source = before_conversion(tile).ok_or("it needs no way through shared memory")?;
-    let map = TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes };
     Ok(Staged { store, view, index, tile: source, tile_shape, smem, map })
 }
 

@@ -154,19 +154,17 @@ impl Switches {
         Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent }
     }
 
-    /// The switch that keeps a pass from running. A pass that can be switched off bears its switch's name, or the
-    /// start of it.
+    /// The switch that keeps a pass from running.
     fn off(&self, pass: Pass) -> Option<&'static str> {
-        let Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent } = *self;
-        let all = [
-            ("warp_specialize", warp_specialize),
-            ("split_masks", split_masks),
-            ("ping_pong", ping_pong),
-            ("bulk_stores", bulk_stores),
-            ("persistent", persistent),
-        ];
-        let name = pass.name().replace('-', "_");
-        all.into_iter().find(|(switch, on)| !on && switch.starts_with(&name)).map(|(switch, _)| switch)
+        let (switch, is_on) = match pass {
+            Pass::SplitMasks => ("split_masks", self.split_masks),
+            Pass::Persist => ("persistent", self.persistent),
+            Pass::WarpSpecialize => ("warp_specialize", self.warp_specialize),
+            Pass::TakeTurns => ("ping_pong", self.ping_pong),
+            Pass::BulkStores => ("bulk_stores", self.bulk_stores),
+            _ => return None,
+        };
+        (!is_on).then_some(switch)
     }
 }
 

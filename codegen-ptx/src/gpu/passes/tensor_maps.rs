@@ -1,7 +1,11 @@
 //! Which tensors have maps for bulk copies and bulk stores of a tile, and in what boxes these go.
 
+use super::PassContext;
 use crate::gpu::dialect::Smem;
 use crate::gpu::facts::TensorFacts;
+use crate::gpu::launch::TensorMap;
+use tile_ir::Module;
+use tile_ir::types::{Val, args_of, type_of, view_of};
 use tile_lang::DType;
 
 /// Strides and addresses of tensors with maps are multiples of this.
@@ -13,12 +17,24 @@ const MAX_BOX: usize = 256;
 /// Dimensions of a tensor map.
 const MAX_RANK: usize = 5;
 
+/// The map by which a tile in shared memory goes to or comes from a block of `view`; `not_an_argument`, or why the
+/// tensor has no map for it.
+pub(super) fn map_of<'c>(
+    module: &Module<'c>,
+    cx: &PassContext,
+    view: Val<'c>,
+    (smem, tile_shape): (&Smem, &[usize]),
+    not_an_argument: &str,
+) -> Result<TensorMap, String> {
+    let views = args_of(module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
+    let tensor = views.into_iter().position(|v| v == view).ok_or(not_an_argument)?;
+    let box_shape = box_of(&cx.facts[tensor], smem, tile_shape)
+        .map_err(|why| format!("argument {tensor} allows no bulk copies: {why}"))?;
+    Ok(TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes })
+}
+
 /// The boxes of a tile that lies in shared memory, one a panel; or why the tensor has no map for it.
-pub(super) fn box_of(
-    facts: &TensorFacts,
-    smem: &Smem,
-    tile_shape: &[usize],
-) -> Result<Vec<usize>, &'static str> {
+fn box_of(facts: &TensorFacts, smem: &Smem, tile_shape: &[usize]) -> Result<Vec<usize>, &'static str> {
     let (elem_bytes, rank) = (smem.layout.elem_bytes, tile_shape.len());
     if !matches!(
         smem.dtype,

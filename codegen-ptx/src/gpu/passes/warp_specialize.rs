@@ -12,7 +12,7 @@
 
 use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
 use super::rewrite::{Renamed, address_of, carry_more, clone_op};
-use super::tensor_maps::box_of;
+use super::tensor_maps::map_of;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
 use crate::gpu::launch::TensorMap;
@@ -26,7 +26,7 @@ use std::convert::Infallible;
 use tile_ir::context::Place;
 use tile_ir::types::{
     Blk, Op, Val, args_of, blocks_of, defining_op, element_type, erase, move_before, name_of, nested_ops,
-    operands_of, ops_of, results_of, root_view, type_of, view_of,
+    operands_of, ops_of, results_of, root_view, type_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -201,12 +201,9 @@ impl<'c> Planner<'_, 'c> {
         let Some(GpuOp::AsyncCopy { view, smem, tile_shape, .. }) = GpuOp::of(copy.copy) else {
             return Err("it is no copy".to_owned());
         };
-        let views = args_of(self.module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
-        let tensor = views.into_iter().position(|v| v == view).ok_or("a copy is not from an argument")?;
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
-        let box_shape = box_of(&cx.facts[tensor], &smem, &tile_shape)
-            .map_err(|why| format!("argument {tensor} allows no bulk copies: {why}"))?;
-        let map = TensorMap { tensor, box_shape: box_shape.clone(), swizzle_bytes: smem.layout.span_bytes };
+        let map = map_of(self.module, cx, view, (&smem, &tile_shape), "a copy is not from an argument")?;
+        let box_shape = map.box_shape.clone();
         let known = self.maps.iter().position(|m| *m == map);
         let number = known.unwrap_or_else(|| {
             self.maps.push(map);
