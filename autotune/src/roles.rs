@@ -6,7 +6,7 @@
 use crate::footprint::Footprint;
 use crate::platform::Platform;
 use codegen_ptx::Target;
-use codegen_ptx::layout::wgmma;
+use codegen_ptx::gpu::resources::copying_warps;
 use tile_lang::Config;
 
 /// Registers of a thread that hold no tiles: addresses, masks, what arithmetic is under way (fitted to the assembler's
@@ -14,10 +14,6 @@ use tile_lang::Config;
 const OTHER_REGISTERS: u32 = 32;
 /// The most of these that the assembler uses where nothing is to fit beside a CTA (fitted to its reports).
 const MOST_OTHER_REGISTERS: u32 = 64;
-/// Registers of a thread of a warpgroup that copies.
-const COPYING_REGISTERS: u32 = 24;
-/// The most registers that a thread can take over.
-const MOST_TAKEN: u32 = 240;
 /// Registers are allotted in multiples of this many a thread.
 const REGISTER_STEP: u32 = 8;
 /// An SM's registers are divided among this many partitions, and a CTA's warps too.
@@ -44,15 +40,10 @@ pub fn roles(platform: &Platform, target: &Target, config: &Config, least: &Foot
     if !(fills && target.has_tma()) {
         return Roles { copying: 0, registers: allotted(config.num_warps) };
     }
-    let group = wgmma::WARPS as u32;
-    let alone = allotted(config.num_warps + 1);
-    if alone >= MOST_TAKEN || asked > 1 || !target.has_setmaxnreg() || !config.num_warps.is_multiple_of(group)
-    {
-        return Roles { copying: 1, registers: alone };
-    }
-    let left = platform.registers_per_sm - group * 32 * COPYING_REGISTERS;
-    let registers = left / (config.num_warps * 32) / REGISTER_STEP * REGISTER_STEP;
-    Roles { copying: group, registers: registers.min(MOST_TAKEN) }
+    let (copying, handed) = copying_warps(target, config.num_warps as usize, asked as usize);
+    let copying = copying as u32;
+    let registers = handed.map_or_else(|| allotted(config.num_warps + copying), |[_, others]| others as u32);
+    Roles { copying, registers }
 }
 
 /// Registers of a thread that a kernel is estimated to need; with fewer it spills.

@@ -6,7 +6,7 @@ use autotune::subject::Subject;
 use tile::contract::{Role, TensorSpec};
 use tile::cuda::{DeviceBuffer, DeviceTensor, Event, Prepared, Stream};
 use tile::dynamic::DynTensor;
-use tile::{Config, DType, Device, LaunchError};
+use tile::{Config, Device, LaunchError};
 
 /// A GPU, and the tables of its tuned configurations.
 pub struct Session {
@@ -56,11 +56,7 @@ impl Session {
         let Subject { contract, problem } = subject;
         let tensor = |spec: &TensorSpec| match spec.role {
             Role::Input => DeviceTensor::from_host(&self.device, &input(spec)),
-            // Counters start at zero, and every launch leaves them so.
-            Role::Output if spec.dtype == DType::I32 => {
-                DeviceTensor::zeros(&self.device, spec.dtype, &spec.shape)
-            }
-            Role::Output => DeviceTensor::new(&self.device, spec.dtype, &spec.shape),
+            Role::Output => DeviceTensor::to_be_written(&self.device, spec),
         };
         let specs = contract.all_tensors(problem, config);
         let mut tensors: Vec<_> = specs.iter().map(tensor).collect::<Result<_, _>>()?;

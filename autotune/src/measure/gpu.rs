@@ -7,7 +7,7 @@ use crate::subject::{Subject, find_contract};
 use tile::contract::{Role, StepArg, TensorSpec, random_inputs, relative_error};
 use tile::cuda::{DeviceBuffer, DeviceTensor, Event, Prepared, Stream};
 use tile::dynamic::{DynArg, DynTensor};
-use tile::{Config, DType, Device, DeviceError, LaunchError};
+use tile::{Config, Device, DeviceError, LaunchError};
 
 /// Configurations that stay ready to run: the reference, and those timed beside it last.
 const MAX_READY: usize = 4;
@@ -240,11 +240,7 @@ impl Arena {
     fn prepare(&mut self, device: &Device, config: &Config) -> Result<Vec<Prepared>, LaunchError> {
         let Subject { contract, problem } = &self.subject;
         let workspace = contract.workspace(problem, config);
-        let workspace = workspace.iter().map(|spec| match spec.dtype {
-            // Counters start at zero, and every launch leaves them so.
-            DType::I32 => DeviceTensor::zeros(device, spec.dtype, &spec.shape),
-            _ => DeviceTensor::new(device, spec.dtype, &spec.shape),
-        });
+        let workspace = workspace.iter().map(|spec| DeviceTensor::to_be_written(device, spec));
         let mut workspace: Vec<DeviceTensor> = workspace.collect::<Result<_, _>>()?;
         let mut prepared = Vec::new();
         for step in contract.steps(problem, config) {

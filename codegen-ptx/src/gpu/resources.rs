@@ -3,11 +3,37 @@
 use super::dialect::Smem;
 use super::ops::GpuOp;
 use super::passes::scratch_bytes;
+use crate::layout::wgmma;
+use crate::target::Target;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use tile_ir::Module;
 use tile_ir::context::Place;
 use tile_ir::types::{Val, args_of, nested_ops, results_of, root_view, type_of, view_of};
+
+/// Registers of a thread that only copies; the least that can be asked for.
+const COPYING_REGISTERS: usize = 24;
+/// The most registers that a thread can ask for, as multiples of 8 go.
+const MAX_REGISTERS: usize = 240;
+
+/// How many warps copy beside `num_warps` that compute, and the registers of their threads and the others' where they
+/// are handed over. Where the CTA's warps leave a thread less than it can have, a whole warpgroup copies, so that it
+/// can hand registers over.
+pub fn copying_warps(target: &Target, num_warps: usize, occupancy: usize) -> (usize, Option<[usize; 2]>) {
+    let registers = target.limits.registers_per_sm as usize / occupancy.max(1);
+    // Registers are a quarter of the SM's for each quarter of the warps.
+    let alone = registers / 4 / ((num_warps + 1).div_ceil(4) * 32) / 8 * 8;
+    if alone >= MAX_REGISTERS
+        || occupancy > 1
+        || !target.has_setmaxnreg()
+        || !num_warps.is_multiple_of(wgmma::WARPS)
+    {
+        return (1, None);
+    }
+    let left = registers - wgmma::WARPS * 32 * COPYING_REGISTERS;
+    let others = (left / (num_warps * 32) / 8 * 8).min(MAX_REGISTERS);
+    (wgmma::WARPS, Some([COPYING_REGISTERS, others]))
+}
 
 /// What a CTA is made of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

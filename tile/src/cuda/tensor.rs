@@ -2,6 +2,7 @@
 
 use super::buffer::DeviceBuffer;
 use super::memory::Allocation;
+use crate::contract::TensorSpec;
 use crate::device::Device;
 use crate::dynamic::{DynTensor, byte_count};
 use crate::error::{LaunchError, TensorError};
@@ -30,14 +31,19 @@ impl DeviceTensor {
         Ok(DeviceTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), buffer })
     }
 
-    /// A dense tensor of zeros, such as the counters of arrivals.
+    /// An output or workspace of a contract, as its steps want to find it: integers, which count arrivals, are zeros;
+    /// anything else holds anything.
     ///
     /// # Errors
     /// As [`new`](Self::new).
-    pub fn zeros(device: &Device, dtype: DType, shape: &[usize]) -> Result<DeviceTensor, LaunchError> {
-        let bytes = byte_count(dtype, element_count(shape)?);
+    pub fn to_be_written(device: &Device, spec: &TensorSpec) -> Result<DeviceTensor, LaunchError> {
+        if spec.dtype != DType::I32 {
+            return DeviceTensor::new(device, spec.dtype, &spec.shape);
+        }
+        let bytes = byte_count(spec.dtype, element_count(&spec.shape)?);
         let buffer = DeviceBuffer::from_slice(device, &vec![0u8; bytes])?;
-        Ok(DeviceTensor { dtype, shape: shape.to_vec(), strides: dense_strides(shape), buffer })
+        let strides = dense_strides(&spec.shape);
+        Ok(DeviceTensor { dtype: spec.dtype, shape: spec.shape.clone(), strides, buffer })
     }
 
     /// A copy of a tensor in host memory, with its strides.

@@ -17,7 +17,7 @@ use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
 use crate::gpu::launch::TensorMap;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
-use crate::layout::wgmma;
+use crate::gpu::resources::copying_warps;
 use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, ValueLike};
@@ -245,7 +245,7 @@ fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize
             }
         }
     }
-    let (warps, registers) = roles(cx);
+    let (warps, registers) = copying_warps(cx.target, cx.num_warps, cx.occupancy);
     let role = b.producer(warps, registers);
     let made = b.if_else(
         role,
@@ -260,30 +260,6 @@ fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize
         |_| Ok(Vec::new()),
     );
     let Ok(_) = made;
-}
-
-/// Registers of a thread that only copies; the least that can be asked for.
-const COPYING_REGISTERS: usize = 24;
-/// The most registers that a thread can ask for, as multiples of 8 go.
-const MAX_REGISTERS: usize = 240;
-
-/// How many warps copy, and the registers of their threads and the others'. Where the CTA's warps leave a thread
-/// less than it can have, a whole warpgroup copies, so that it can hand registers over.
-fn roles(cx: &PassContext) -> (usize, Option<[usize; 2]>) {
-    let limits = &cx.target.limits;
-    let registers = limits.registers_per_sm as usize / cx.occupancy.max(1);
-    // Registers are a quarter of the SM's for each quarter of the warps.
-    let alone = registers / 4 / ((cx.num_warps + 1).div_ceil(4) * 32) / 8 * 8;
-    if alone >= MAX_REGISTERS
-        || cx.occupancy > 1
-        || !cx.target.has_setmaxnreg()
-        || !cx.num_warps.is_multiple_of(wgmma::WARPS)
-    {
-        return (1, None);
-    }
-    let left = registers - wgmma::WARPS * 32 * COPYING_REGISTERS;
-    let others = (left / (cx.num_warps * 32) / 8 * 8).min(MAX_REGISTERS);
-    (wgmma::WARPS, Some([COPYING_REGISTERS, others]))
 }
 
 /// Writes the copying warp's branch.
