@@ -168,8 +168,13 @@ impl Ptxas {
         let log = [output.stdout, output.stderr].concat();
         let log = String::from_utf8_lossy(&log).into_owned();
         if !output.status.success() {
-            let command =
-                format!("{} -v -arch={} {} -o /dev/null", self.path.display(), target.name, source.display());
+            let command = format!(
+                "{} -v -arch={} {} -o {}",
+                self.path.display(),
+                target.name,
+                source.display(),
+                cubin.display()
+            );
             return Err(PtxasError::Rejected { target: target.part, log, command });
         }
         let code = std::fs::read(&cubin).map_err(|e| io("cannot read the assembler's output", e))?;
