@@ -1,0 +1,171 @@
+//! Asynchronous copies.
+//!
+//! All are done as late as the kernel allows: the bytes that they write are in flight until something waits for them,
+//! and those that they read, too.
+
+use super::{Cta, Launched, aligned, first, lanes};
+use crate::fault::Wrong;
+use crate::memory::Memory;
+use crate::op::{Arg, Inst};
+use crate::order::{Clock, Knowledge};
+use crate::tensor_map::TensorMap;
+use crate::warp::{BulkStore, Copy};
+
+/// A bulk load under way.
+#[derive(Debug)]
+pub(crate) struct BulkLoad {
+    map: u64,
+    coordinates: Vec<i64>,
+    to: u64,
+    mbarrier: u64,
+}
+
+/// The coordinates in a bulk copy's operand, of one thread.
+fn coordinates(cta: &Cta, w: usize, arg: &Arg, lane: usize, at: &Launched<'_>) -> Vec<i64> {
+    let Arg::Memory { coordinates, .. } = arg else { return Vec::new() };
+    coordinates.iter().map(|arg| i64::from(cta.warps[w].get(arg, &at.place)[lane] as u32 as i32)).collect()
+}
+
+/// The places of a block's bytes in shared memory, in chunks that lie together, with their offsets in the block.
+fn chunks(map: &TensorMap, start: u64) -> impl Iterator<Item = (u64, usize)> {
+    (0..map.block_bytes()).step_by(16).map(move |offset| (map.place(start, offset), offset))
+}
+
+impl Cta {
+    /// `cp.async`.
+    pub(super) fn start_copies(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        bytes: usize,
+        at: &Launched<'_>,
+    ) -> Result<(), Wrong> {
+        let (to, from) = (self.addresses(w, &inst.args[0], at), self.addresses(w, &inst.args[1], at));
+        let valid = match inst.args.get(3) {
+            Some(valid) => self.warps[w].get(valid, &at.place),
+            None => [bytes as u64; 32],
+        };
+        for lane in lanes(mask) {
+            let copy =
+                Copy { to: to[lane], from: from[lane], bytes, valid: (valid[lane] as usize).min(bytes) };
+            aligned(copy.to, bytes)?;
+            aligned(copy.from, bytes)?;
+            self.shared.start_write(copy.to, bytes, self.warps[w].by(false))?;
+            self.warps[w].copies.push(copy);
+        }
+        Ok(())
+    }
+
+    /// `cp.async.wait_group`: does the copies of all but the last `pending` groups.
+    pub(super) fn finish_copies(
+        &mut self,
+        w: usize,
+        pending: usize,
+        memory: &Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let step = self.warps[w].step();
+        for copy in self.warps[w].copies.retire(pending) {
+            let mut data = vec![0; copy.bytes];
+            if copy.valid != 0 {
+                data[..copy.valid].copy_from_slice(memory.read(copy.from, copy.valid)?);
+            }
+            self.shared.finish_write(copy.to, &data, w, step);
+        }
+        Ok(())
+    }
+
+    /// `cp.async.bulk.tensor` to shared memory.
+    pub(super) fn start_bulk_load(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        at: &Launched<'_>,
+    ) -> Result<(), Wrong> {
+        if mask.count_ones() != 1 {
+            return Err(Wrong::Unsupported("a bulk copy by more than one thread".to_owned()));
+        }
+        let lane = first(mask);
+        let [to, map, mbarrier] = [0, 1, 2].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
+        let coordinates = coordinates(self, w, &inst.args[1], lane, at);
+        let described = at.params.map(map)?;
+        if coordinates.len() != described.rank() {
+            return Err(Wrong::Unsupported(
+                "as many coordinates as this tensor map does not have".to_owned(),
+            ));
+        }
+        aligned(to, described.shared_align())?;
+        self.shared.uses_mbarrier(mbarrier, self.warps[w].by(false))?;
+        self.mbarrier(mbarrier)?;
+        for (place, _) in chunks(described, to) {
+            self.shared.start_write(place, 16, self.warps[w].by(true))?;
+        }
+        self.loads.push(BulkLoad { map, coordinates, to, mbarrier });
+        Ok(())
+    }
+
+    /// Does one of the bulk loads under way.
+    pub fn finish_bulk_load(
+        &mut self,
+        index: usize,
+        at: &Launched<'_>,
+        memory: &Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let load = self.loads.swap_remove(index);
+        let map = at.params.map(load.map)?;
+        let data = map.load(&load.coordinates, memory)?;
+        self.loaded += 1;
+        let engine = self.shared.engine();
+        for (place, offset) in chunks(map, load.to) {
+            self.shared.finish_write(place, &data[offset..offset + 16], engine, self.loaded);
+        }
+        let mut knows = Knowledge { clock: Clock::default(), fenced: Clock::default() };
+        knows.clock.set(engine, self.loaded);
+        self.mbarrier(load.mbarrier)?.complete(data.len() as u64, &knows);
+        Ok(())
+    }
+
+    /// `cp.async.bulk.tensor` from shared memory.
+    pub(super) fn start_bulk_store(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        at: &Launched<'_>,
+    ) -> Result<(), Wrong> {
+        if mask.count_ones() != 1 {
+            return Err(Wrong::Unsupported("a bulk copy by more than one thread".to_owned()));
+        }
+        let lane = first(mask);
+        let [map, from] = [0, 1].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
+        let coordinates = coordinates(self, w, &inst.args[0], lane, at);
+        let described = at.params.map(map)?;
+        aligned(from, described.shared_align())?;
+        for (place, _) in chunks(described, from) {
+            self.shared.start_read(place, 16, self.warps[w].by(true))?;
+        }
+        self.warps[w].stores.push(BulkStore { map, coordinates, from });
+        Ok(())
+    }
+
+    /// `cp.async.bulk.wait_group`: does all but the last `pending` groups of bulk stores.
+    pub(super) fn finish_bulk_stores(
+        &mut self,
+        w: usize,
+        pending: usize,
+        at: &Launched<'_>,
+        memory: &mut Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let step = self.warps[w].step();
+        for store in self.warps[w].stores.retire(pending) {
+            let map = at.params.map(store.map)?;
+            let mut data = vec![0; map.block_bytes()];
+            for (place, offset) in chunks(map, store.from) {
+                data[offset..offset + 16].copy_from_slice(self.shared.finish_read(place, 16, w, step));
+            }
+            map.store(&store.coordinates, &data, memory)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,587 @@
+//! One instruction of a warp.
+
+mod alu;
+mod copies;
+mod matrix;
+
+use crate::fault::Wrong;
+use crate::memory::{Memory, Params};
+use crate::op::{Arg, Atomic, Inst, Op, Shuffle, Space, Type};
+use crate::parse::Entry;
+use crate::shared::{Shared, release};
+use crate::sync::{Mbarrier, Named};
+use crate::warp::{LANES, Lanes, Place, State, Warp};
+use copies::BulkLoad;
+use std::collections::HashMap;
+
+/// A CTA that runs.
+#[derive(Debug)]
+pub(crate) struct Cta {
+    pub warps: Vec<Warp>,
+    pub shared: Shared,
+    pub mbarriers: HashMap<u64, Mbarrier>,
+    named: HashMap<u64, Named>,
+    /// Bulk loads under way.
+    pub loads: Vec<BulkLoad>,
+    /// Bulk loads that are over.
+    loaded: u32,
+}
+
+/// What a launch runs and on what.
+pub(crate) struct Launched<'a> {
+    pub entry: &'a Entry,
+    pub params: &'a Params,
+    pub place: Place,
+}
+
+impl Cta {
+    pub fn new(entry: &Entry, threads: u32, shared_bytes: usize) -> Cta {
+        let warps = threads as usize / LANES;
+        Cta {
+            warps: (0..warps).map(|w| Warp::new(w, entry.registers.len())).collect(),
+            shared: Shared::new(shared_bytes, warps),
+            mbarriers: HashMap::new(),
+            named: HashMap::new(),
+            loads: Vec::new(),
+            loaded: 0,
+        }
+    }
+
+    /// Executes a warp's next instruction.
+    pub fn step(&mut self, w: usize, at: &Launched<'_>, memory: &mut Memory<'_>) -> Result<(), Wrong> {
+        let warp = &mut self.warps[w];
+        let (pc, group) = warp.current()?;
+        let Some(inst) = at.entry.code.get(pc) else {
+            warp.advance(group, group, None);
+            return Ok(());
+        };
+        let mask = warp.guarded(inst, group);
+        if inst.op.is_collective() && group != warp.live() {
+            warp.park(group);
+            return Ok(());
+        }
+        if inst.op.is_collective() && mask != 0 && mask != group {
+            return Err(Wrong::Divergent { found: mask, wanted: group });
+        }
+        warp.executed += 1;
+        warp.spares_products(inst, &at.entry.registers)?;
+        match inst.op {
+            Op::Branch => {
+                let [Arg::Target(target)] = inst.args[..] else { unreachable!("labels are resolved") };
+                warp.advance(group, mask, Some(target));
+                return Ok(());
+            }
+            Op::Return => {
+                warp.advance(group, mask, None);
+                return Ok(());
+            }
+            _ if mask == 0 => {}
+            _ => {
+                if !self.execute(w, inst, mask, at, memory)? {
+                    return Ok(());
+                }
+            }
+        }
+        self.warps[w].advance(group, 0, None);
+        Ok(())
+    }
+
+    /// Executes an instruction in some threads; false when the warp has to try again later.
+    fn execute(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        at: &Launched<'_>,
+        memory: &mut Memory<'_>,
+    ) -> Result<bool, Wrong> {
+        match inst.op {
+            Op::Load { space, bytes, signed } => {
+                self.load(w, inst, mask, space, bytes, signed, at, memory)?
+            }
+            Op::Store { space, bytes } => self.store(w, inst, mask, space, bytes, at, memory)?,
+            Op::Atomic { kind, ty, returns } => {
+                self.atomic(w, inst, mask, (kind, ty, returns), at, memory)?
+            }
+            Op::Barrier { waits } => return self.barrier(w, inst, waits, None, at),
+            Op::BarrierReduce { any } => return self.barrier(w, inst, true, Some(any), at),
+            Op::Mma(product) => matrix::mma(&mut self.warps[w], inst, product, at)?,
+            Op::LoadMatrix { transposed } => self.load_matrix(w, inst, transposed, at)?,
+            Op::StoreMatrix { transposed } => self.store_matrix(w, inst, transposed, at)?,
+            Op::CopyAsync { bytes } => self.start_copies(w, inst, mask, bytes, at)?,
+            Op::CopyCommit => self.warps[w].copies.commit(),
+            Op::CopyWait { all } => {
+                if all {
+                    self.warps[w].copies.commit();
+                }
+                let pending = if all { 0 } else { immediate(&inst.args[0])? };
+                self.finish_copies(w, pending, memory)?;
+            }
+            Op::MbarrierInit => {
+                let address = self.addresses(w, &inst.args[0], at)[first(mask)];
+                let count = self.warps[w].get(&inst.args[1], &at.place)[first(mask)];
+                self.shared.write(address, 8, self.warps[w].by(false))?;
+                self.mbarriers.insert(address, Mbarrier::new(count as u32));
+            }
+            Op::MbarrierArrive { expects } => self.mbarrier_arrive(w, inst, mask, expects, at)?,
+            Op::MbarrierTryWait => return self.mbarrier_wait(w, inst, mask, at),
+            Op::FenceProxyAsync => {
+                let Warp { number, knows, .. } = &mut self.warps[w];
+                knows.fence();
+                // What the warp writes from now on is not fenced.
+                let step = knows.clock.get(*number);
+                knows.clock.set(*number, step + 1);
+            }
+            Op::BulkLoad => self.start_bulk_load(w, inst, mask, at)?,
+            Op::BulkStore => self.start_bulk_store(w, inst, mask, at)?,
+            Op::BulkCommit => self.warps[w].stores.commit(),
+            Op::BulkWait { .. } => self.finish_bulk_stores(w, immediate(&inst.args[0])?, at, memory)?,
+            Op::WgmmaFence => self.warps[w].fence(),
+            Op::Wgmma(product) => self.start_wgmma(w, inst, product, at)?,
+            Op::WgmmaCommit => self.warps[w].products.commit(),
+            Op::WgmmaWait => self.finish_wgmmas(w, immediate(&inst.args[0])?),
+            Op::Nothing | Op::WarpBarrier => {}
+            Op::Trap => {
+                return Err(Wrong::Unsupported("the kernel stopped itself; what it does then".to_owned()));
+            }
+            _ => scalar(&mut self.warps[w], inst, mask, at)?,
+        }
+        Ok(true)
+    }
+
+    /// The addresses that an operand in brackets is.
+    fn addresses(&self, w: usize, arg: &Arg, at: &Launched<'_>) -> Lanes {
+        match arg {
+            Arg::Memory { base, offset, .. } => {
+                self.warps[w].get(base, &at.place).map(|base| base.wrapping_add(*offset))
+            }
+            other => self.warps[w].get(other, &at.place),
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn load(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        space: Space,
+        bytes: usize,
+        signed: bool,
+        at: &Launched<'_>,
+        memory: &Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let addresses = self.addresses(w, &inst.args[1], at);
+        let targets = vector(&inst.args[0]);
+        let mut values = vec![[0u64; LANES]; targets.len()];
+        let size = bytes * targets.len();
+        for lane in lanes(mask) {
+            let address = window(space, addresses[lane]);
+            aligned(address, size)?;
+            let found = match space {
+                Space::Param => at.params.read(address, size)?,
+                Space::Global => memory.read(address, size)?,
+                Space::Shared => self.shared.read(address, size, self.warps[w].by(false))?,
+            };
+            for (value, part) in values.iter_mut().zip(found.chunks_exact(bytes)) {
+                let word = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+                let unused = 64 - 8 * bytes as u32;
+                value[lane] = if signed { ((word << unused) as i64 >> unused) as u64 } else { word };
+            }
+        }
+        for (target, value) in targets.iter().zip(&values) {
+            self.warps[w].set(target, mask, value);
+        }
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn store(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        space: Space,
+        bytes: usize,
+        at: &Launched<'_>,
+        memory: &mut Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let addresses = self.addresses(w, &inst.args[0], at);
+        let sources: Vec<Lanes> =
+            vector(&inst.args[1]).iter().map(|part| self.warps[w].get(part, &at.place)).collect();
+        let size = bytes * sources.len();
+        for lane in lanes(mask) {
+            let address = window(space, addresses[lane]);
+            aligned(address, size)?;
+            let target = match space {
+                Space::Global => memory.write(address, size)?,
+                Space::Shared => self.shared.write(address, size, self.warps[w].by(false))?,
+                Space::Param => return Err(Wrong::Unsupported("a store to parameters".to_owned())),
+            };
+            for (part, source) in target.chunks_exact_mut(bytes).zip(&sources) {
+                part.copy_from_slice(&source[lane].to_le_bytes()[..bytes]);
+            }
+        }
+        Ok(())
+    }
+
+    fn atomic(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        (kind, ty, returns): (Atomic, Type, bool),
+        at: &Launched<'_>,
+        memory: &mut Memory<'_>,
+    ) -> Result<(), Wrong> {
+        let first = usize::from(returns);
+        let addresses = self.addresses(w, &inst.args[first], at);
+        let operands: Vec<Lanes> =
+            inst.args[first + 1..].iter().map(|arg| self.warps[w].get(arg, &at.place)).collect();
+        let bytes = match ty {
+            Type::Int(int) => int.bits as usize / 8,
+            Type::Float(crate::numeric::Float::F32) | Type::Pair(_) => 4,
+            _ => return Err(Wrong::Unsupported("an atomic operation of this type".to_owned())),
+        };
+        let mut before = [0; LANES];
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            aligned(address, bytes)?;
+            let target = memory.write(address, bytes)?;
+            let old = target.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+            let value = operands[0][lane];
+            let alu = |arith| alu::arith(arith, ty, old, value);
+            let new = match kind {
+                Atomic::Add => alu(crate::op::Arith::Add)?,
+                Atomic::Min => alu(crate::op::Arith::Min)?,
+                Atomic::Max => alu(crate::op::Arith::Max)?,
+                Atomic::And => alu(crate::op::Arith::And)?,
+                Atomic::Or => alu(crate::op::Arith::Or)?,
+                Atomic::Xor => alu(crate::op::Arith::Xor)?,
+                Atomic::Inc => {
+                    if old >= value {
+                        0
+                    } else {
+                        old + 1
+                    }
+                }
+                Atomic::Exch => value,
+                Atomic::Cas => {
+                    if old == value {
+                        operands[1][lane]
+                    } else {
+                        old
+                    }
+                }
+            };
+            target.copy_from_slice(&new.to_le_bytes()[..bytes]);
+            before[lane] = old;
+        }
+        if returns {
+            self.warps[w].set(&inst.args[0], mask, &before);
+        }
+        Ok(())
+    }
+
+    /// `bar.sync`, `bar.arrive` and, with the way predicates are joined, `bar.red`.
+    fn barrier(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        waits: bool,
+        any: Option<bool>,
+        at: &Launched<'_>,
+    ) -> Result<bool, Wrong> {
+        let warp = &mut self.warps[w];
+        // Results first, then the barrier, the threads, the predicate.
+        let (result, operands) = if any.is_some() { inst.args.split_at(1) } else { inst.args.split_at(0) };
+        let id = warp.get(&operands[0], &at.place)[0];
+        let counted = operands.len() - usize::from(any.is_some()) > 1;
+        let threads = if counted { warp.get(&operands[1], &at.place)[0] as u32 } else { at.place.threads };
+        let predicates = match any {
+            Some(_) => {
+                let values = warp.get(operands.last().expect("a predicate"), &at.place);
+                warp.predicate(&values)
+            }
+            None => 0,
+        };
+        let live = warp.live();
+        let handed = release(w, &mut warp.knows);
+        let joined = [predicates & live != 0, predicates & live == live];
+        let opened = self.named.entry(id).or_default().arrive(w, waits, threads, &handed, joined)?;
+        if waits {
+            self.warps[w].state = State::Barrier(id);
+        }
+        if let Some(opened) = opened {
+            for other in opened.warps {
+                let warp = &mut self.warps[other];
+                warp.state = State::Ready;
+                warp.knows.join(&opened.knowledge);
+                if let (Some(any), Some(result)) = (any, result.first()) {
+                    let value = if any { opened.any } else { opened.all };
+                    warp.set(result, warp.live(), &[u64::from(value); LANES]);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn mbarrier(&mut self, address: u64) -> Result<&mut Mbarrier, Wrong> {
+        let missing = Wrong::Mbarrier { address, what: "was not initialized" };
+        self.mbarriers.get_mut(&address).ok_or(missing)
+    }
+
+    fn mbarrier_arrive(
+        &mut self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        expects: bool,
+        at: &Launched<'_>,
+    ) -> Result<(), Wrong> {
+        let addresses = self.addresses(w, &inst.args[1], at);
+        let bytes = if expects { self.warps[w].get(&inst.args[2], &at.place) } else { [0; LANES] };
+        let handed = release(w, &mut self.warps[w].knows);
+        for lane in lanes(mask) {
+            let address = addresses[lane];
+            self.shared.uses_mbarrier(address, self.warps[w].by(false))?;
+            let arrived = self.mbarrier(address)?.arrive(bytes[lane], &handed);
+            arrived.map_err(|what| Wrong::Mbarrier { address, what })?;
+        }
+        Ok(())
+    }
+
+    /// `try_wait`, which here says yes or is tried again.
+    fn mbarrier_wait(&mut self, w: usize, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<bool, Wrong> {
+        let address = self.addresses(w, &inst.args[1], at)[first(mask)];
+        let parity = self.warps[w].get(&inst.args[2], &at.place)[first(mask)];
+        self.shared.uses_mbarrier(address, self.warps[w].by(false))?;
+        let barrier = self.mbarrier(address)?;
+        if !barrier.is_over(parity) {
+            self.warps[w].state = State::Mbarrier { address, parity };
+            return Ok(false);
+        }
+        let over = barrier.over().clone();
+        self.warps[w].knows.join(&over);
+        self.warps[w].set(&inst.args[0], mask, &[1; LANES]);
+        Ok(true)
+    }
+}
+
+/// The lanes of a mask.
+fn lanes(mask: u32) -> impl Iterator<Item = usize> {
+    (0..LANES).filter(move |lane| mask >> lane & 1 != 0)
+}
+
+fn first(mask: u32) -> usize {
+    mask.trailing_zeros() as usize
+}
+
+fn immediate(arg: &Arg) -> Result<usize, Wrong> {
+    match arg {
+        Arg::Imm(value) => Ok(*value as usize),
+        _ => Err(Wrong::Unsupported("a register where a number must be".to_owned())),
+    }
+}
+
+/// An address as its space takes it: those of shared memory have 32 bits.
+fn window(space: Space, address: u64) -> u64 {
+    if space == Space::Shared { address & 0xffff_ffff } else { address }
+}
+
+fn aligned(address: u64, align: usize) -> Result<(), Wrong> {
+    if address.is_multiple_of(align as u64) { Ok(()) } else { Err(Wrong::Misaligned { address, align }) }
+}
+
+/// The operands in braces.
+fn vector(arg: &Arg) -> &[Arg] {
+    match arg {
+        Arg::Vector(parts) => parts,
+        other => std::slice::from_ref(other),
+    }
+}
+
+/// An instruction that each thread executes on its own registers, or on those of its warp.
+fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<(), Wrong> {
+    let args = &inst.args;
+    let get = |i: usize| warp.get(&args[i], &at.place);
+    let mut out = [0u64; LANES];
+    // What lanes outside of the mask compute is dropped, errors too.
+    let active = |lane: usize| mask >> lane & 1 != 0;
+    macro_rules! each {
+        (|$lane:ident| $value:expr) => {
+            for $lane in 0..LANES {
+                if active($lane) {
+                    out[$lane] = $value;
+                }
+            }
+        };
+    }
+    match inst.op {
+        Op::Mov(bits) => {
+            moved(warp, inst, mask, bits as usize, at);
+            return Ok(());
+        }
+        Op::Arith(arith, ty) => {
+            let (a, b) = (get(1), get(2));
+            each!(|lane| alu::arith(arith, ty, a[lane], b[lane])?);
+            if let Some(third) = args.get(3) {
+                let c = warp.get(third, &at.place);
+                each!(|lane| alu::arith(arith, ty, out[lane], c[lane])?);
+            }
+        }
+        Op::MulWide(ty) => {
+            let (a, b) = (get(1), get(2));
+            each!(|lane| (ty.value(a[lane]) * ty.value(b[lane])) as u64 & wide_mask(ty.bits));
+        }
+        Op::Mad { ty, wide } => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            let bits = if wide { wide_mask(ty.bits) } else { ty.wrap(u64::MAX) };
+            each!(|lane| {
+                let product = ty.value(a[lane]).wrapping_mul(ty.value(b[lane])) as u64;
+                product.wrapping_add(c[lane]) & bits
+            });
+        }
+        Op::Fma(ty) => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            each!(|lane| alu::fma(ty, [a[lane], b[lane], c[lane]])?);
+        }
+        Op::MixedAdd(short) => {
+            let (a, c) = (get(1), get(2));
+            each!(|lane| {
+                let sum = short.value(a[lane]) + f64::from(f32::from_bits(c[lane] as u32));
+                (sum as f32).to_bits().into()
+            });
+        }
+        Op::MixedFma(short) => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            each!(|lane| {
+                let [a, b] = [a[lane], b[lane]].map(|bits| short.value(bits) as f32);
+                a.mul_add(b, f32::from_bits(c[lane] as u32)).to_bits().into()
+            });
+        }
+        Op::Function { function, ty, ftz } => {
+            let a = get(1);
+            each!(|lane| alu::function(function, ty, ftz, a[lane])?);
+        }
+        Op::BitField(ty) => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            each!(|lane| alu::bit_field(ty, a[lane], b[lane], c[lane]));
+        }
+        Op::Permute => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            each!(|lane| alu::permute(a[lane], b[lane], c[lane]));
+        }
+        Op::Logic3 => {
+            let (a, b, c, table) = (get(1), get(2), get(3), get(4));
+            each!(|lane| alu::logic3(a[lane], b[lane], c[lane], table[lane]));
+        }
+        Op::Funnel { left, wrap } => {
+            let (a, b, c) = (get(1), get(2), get(3));
+            each!(|lane| alu::funnel(left, wrap, a[lane], b[lane], c[lane]));
+        }
+        Op::SetPredicate { compare, ty, unordered, with } => {
+            let (a, b) = (get(1), get(2));
+            let c = if with.is_some() { get(3) } else { [0; LANES] };
+            each!(|lane| {
+                let holds = u64::from(alu::compare(compare, ty, unordered, a[lane], b[lane]));
+                match with {
+                    Some(with) => alu::arith(with, Type::Pred, holds, c[lane])?,
+                    None => holds,
+                }
+            });
+        }
+        Op::SetNan { ty, nan } => {
+            let (a, b) = (get(1), get(2));
+            each!(|lane| u64::from((ty.value(a[lane]).is_nan() || ty.value(b[lane]).is_nan()) == nan));
+        }
+        Op::Select => {
+            let (a, b, p) = (get(1), get(2), get(3));
+            each!(|lane| if p[lane] != 0 { a[lane] } else { b[lane] });
+        }
+        Op::Convert { to, from, round, relu } => {
+            let a = get(1);
+            let b = if args.len() > 2 { get(2) } else { [0; LANES] };
+            each!(|lane| alu::convert(to, from, round, relu, a[lane], b[lane])?);
+        }
+        Op::Shuffle(kind) => return shuffle(warp, inst, kind, at),
+        Op::Elect => {
+            let Arg::Pair(leader, elected) = args[0] else {
+                return Err(Wrong::Unsupported("elect.sync with one result".to_owned()));
+            };
+            let lane = first(mask);
+            warp.set_register(leader, mask, &[lane as u64; LANES]);
+            out[lane] = 1;
+            warp.set_register(elected, mask, &out);
+            return Ok(());
+        }
+        op => return Err(Wrong::Unsupported(format!("{op:?}"))),
+    }
+    warp.set(&args[0], mask, &out);
+    Ok(())
+}
+
+fn wide_mask(bits: u32) -> u64 {
+    u64::MAX >> (64 - 2 * bits)
+}
+
+/// `mov`, which also joins the parts of a word and takes it apart.
+fn moved(warp: &mut Warp, inst: &Inst, mask: u32, bits: usize, at: &Launched<'_>) {
+    match (&inst.args[0], &inst.args[1]) {
+        (Arg::Vector(parts), source) => {
+            let word = warp.get(source, &at.place);
+            let bits = bits / parts.len();
+            for (i, part) in parts.iter().enumerate() {
+                let value = word.map(|word| word >> (bits * i) & (u64::MAX >> (64 - bits)));
+                warp.set(part, mask, &value);
+            }
+        }
+        (target, Arg::Vector(parts)) => {
+            let bits = bits / parts.len();
+            let mut word = [0; LANES];
+            for (i, part) in parts.iter().enumerate() {
+                let value = warp.get(part, &at.place);
+                for (word, value) in word.iter_mut().zip(value) {
+                    *word |= value << (bits * i);
+                }
+            }
+            warp.set(target, mask, &word);
+        }
+        (target, source) => {
+            let value = warp.get(source, &at.place).map(|word| word & (u64::MAX >> (64 - bits)));
+            warp.set(target, mask, &value);
+        }
+    }
+}
+
+/// `shfl.sync`.
+///
+/// Source: PTX ISA, "shfl.sync": the segment and clamp in operand `c`.
+fn shuffle(warp: &mut Warp, inst: &Inst, kind: Shuffle, at: &Launched<'_>) -> Result<(), Wrong> {
+    let [a, b, c] = [1, 2, 3].map(|i| warp.get(&inst.args[i], &at.place));
+    let mut inside = [0; LANES];
+    let mut out = [0; LANES];
+    for lane in 0..LANES {
+        let (clamp, segment) = ((c[lane] & 31) as usize, (c[lane] >> 8 & 31) as usize);
+        let distance = (b[lane] & 31) as usize;
+        let last = lane & segment | clamp & !segment;
+        let lowest = lane & segment;
+        let (source, within) = match kind {
+            Shuffle::Up => (lane.wrapping_sub(distance), lane >= distance + last),
+            Shuffle::Down => (lane + distance, lane + distance <= last),
+            Shuffle::Bfly => (lane ^ distance, lane ^ distance <= last),
+            Shuffle::Idx => (lowest | distance & !segment, lowest | distance & !segment <= last),
+        };
+        let within = within && source < LANES;
+        out[lane] = a[if within { source } else { lane }];
+        inside[lane] = u64::from(within);
+    }
+    match inst.args[0] {
+        Arg::Pair(value, predicate) => {
+            warp.set_register(value, u32::MAX, &out);
+            warp.set_register(predicate, u32::MAX, &inside);
+        }
+        ref target => warp.set(target, u32::MAX, &out),
+    }
+    Ok(())
+}
