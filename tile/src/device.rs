@@ -12,6 +12,8 @@ pub struct Device(pub(crate) Inner);
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Inner {
     Cpu,
+    #[cfg(feature = "jit")]
+    Emulated(&'static codegen_ptx::Target, u64),
     #[cfg(feature = "cuda")]
     Cuda(usize, &'static Gpu),
 }
@@ -22,6 +24,8 @@ pub(crate) enum Inner {
 pub enum DeviceKind {
     /// This machine's processor.
     Cpu,
+    /// A GPU of a target, such as `sm_121a`, emulated on this machine's processor.
+    Emulated(&'static str),
     /// A GPU by number.
     Cuda(usize),
 }
@@ -30,6 +34,7 @@ impl fmt::Display for DeviceKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             DeviceKind::Cpu => f.write_str("the CPU"),
+            DeviceKind::Emulated(target) => write!(f, "an emulated {target}"),
             DeviceKind::Cuda(index) => write!(f, "cuda:{index}"),
         }
     }
@@ -39,6 +44,21 @@ impl Device {
     /// This machine's processor: programs run on all cores, tiles are computed eagerly.
     pub fn cpu() -> Device {
         Device(Inner::Cpu)
+    }
+
+    /// A GPU of a target, emulated on this machine's processor: kernels are compiled to PTX as for the real one, and
+    /// the PTX is executed, slowly and strictly. [`ptx_emu`] says what it finds; it knows nothing of speed. Tensors lie
+    /// in host memory. `seed` decides in which order warps have their turns.
+    ///
+    /// ```
+    /// use tile::Device;
+    /// use tile::jit::target;
+    /// let spark = Device::emulated(target("sm_121").unwrap(), 0);
+    /// assert_eq!(spark.kind().to_string(), "an emulated sm_121a");
+    /// ```
+    #[cfg(feature = "jit")]
+    pub fn emulated(target: &'static codegen_ptx::Target, seed: u64) -> Device {
+        Device(Inner::Emulated(target, seed))
     }
 
     /// The GPU number `index`. What names no [`Stream`] runs in its default stream, in the order it is asked for.
@@ -59,10 +79,21 @@ impl Device {
         Err(crate::error::DeviceError::CudaNotBuilt { index }.into())
     }
 
+    /// Where tensors lie that its kernels use.
+    pub(crate) fn memory(&self) -> DeviceKind {
+        match self.0 {
+            #[cfg(feature = "cuda")]
+            Inner::Cuda(index, _) => DeviceKind::Cuda(index),
+            _ => DeviceKind::Cpu,
+        }
+    }
+
     /// What it is.
     pub fn kind(&self) -> DeviceKind {
         match self.0 {
             Inner::Cpu => DeviceKind::Cpu,
+            #[cfg(feature = "jit")]
+            Inner::Emulated(target, _) => DeviceKind::Emulated(target.name),
             #[cfg(feature = "cuda")]
             Inner::Cuda(index, _) => DeviceKind::Cuda(index),
         }
@@ -72,6 +103,8 @@ impl Device {
     pub fn name(&self) -> &str {
         match self.0 {
             Inner::Cpu => "cpu",
+            #[cfg(feature = "jit")]
+            Inner::Emulated(target, _) => target.name,
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => &gpu.properties().name,
         }
@@ -82,6 +115,7 @@ impl Device {
     pub fn target(&self) -> Option<&'static codegen_ptx::Target> {
         match self.0 {
             Inner::Cpu => None,
+            Inner::Emulated(target, _) => Some(target),
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => Some(gpu.target()),
         }
@@ -91,8 +125,8 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn properties(&self) -> Option<&Properties> {
         match self.0 {
-            Inner::Cpu => None,
             Inner::Cuda(_, gpu) => Some(gpu.properties()),
+            _ => None,
         }
     }
 
@@ -100,8 +134,8 @@ impl Device {
     #[cfg(feature = "cuda")]
     pub fn default_stream(&self) -> Option<&Stream> {
         match self.0 {
-            Inner::Cpu => None,
             Inner::Cuda(_, gpu) => Some(gpu.default_stream()),
+            _ => None,
         }
     }
 
@@ -121,9 +155,9 @@ impl Device {
     /// What went wrong in a kernel launched before.
     pub fn synchronize(&self) -> Result<(), LaunchError> {
         match self.0 {
-            Inner::Cpu => Ok(()),
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => gpu.synchronize(),
+            _ => Ok(()),
         }
     }
 }

@@ -3,6 +3,8 @@
 #[cfg(feature = "cuda")]
 use crate::cuda::{DeviceTensor, Prepared, Stream};
 use crate::device::Device;
+#[cfg(feature = "cuda")]
+use crate::device::DeviceKind;
 use crate::eager::{Element, F4E2M1FN, F8E4M3FN};
 use crate::error::{LaunchError, TensorError};
 use crate::launch::{self, Argument, Options, Request, Unproved};
@@ -26,7 +28,7 @@ pub enum ScalarValue {
     Bool(bool),
 }
 
-#[cfg(feature = "cuda")]
+#[cfg(feature = "jit")]
 impl ScalarValue {
     /// The bits that a compiled kernel reads; floating-point values in `float`, the dtype of the parameter, sizes
     /// and truth values in 32 bits. `None` when a size does not fit.
@@ -225,12 +227,23 @@ impl KernelDef {
         grid: [usize; 3],
         options: CpuOptions,
     ) -> Result<(), LaunchError> {
+        self.run_here(&Device::cpu(), args, config, dtypes, grid, options)
+    }
+
+    /// Runs the kernel over tensors in host memory, on a device that takes them as they are.
+    pub(crate) fn run_here(
+        &'static self,
+        device: &Device,
+        args: &mut [DynArg<'_>],
+        config: &Config,
+        dtypes: &Bindings,
+        grid: [usize; 3],
+        options: CpuOptions,
+    ) -> Result<(), LaunchError> {
         let CpuOptions { check_races, checked } = options;
         let options = Options { check_races, checked, unproved: Unproved::Watch };
         let arguments = args.iter_mut().map(Argument::dynamic);
-        self.request(arguments.collect(), config, dtypes, grid, options, |request| {
-            request.run(&Device::cpu())
-        })
+        self.request(arguments.collect(), config, dtypes, grid, options, |request| request.run(device))
     }
 
     /// Runs the kernel on a device: on a GPU over copies of the tensors that are in host memory, which are copied
@@ -247,8 +260,8 @@ impl KernelDef {
         dtypes: &Bindings,
         grid: [usize; 3],
     ) -> Result<(), LaunchError> {
-        if let crate::device::Inner::Cpu = device.0 {
-            return self.run_cpu(args, config, dtypes, grid, CpuOptions::default());
+        if device.memory() == DeviceKind::Cpu {
+            return self.run_here(device, args, config, dtypes, grid, CpuOptions::default());
         }
         let copy = |arg: &DynArg<'_>| match arg {
             DynArg::Tensor(tensor) => DeviceTensor::from_host(device, tensor).map(Some),

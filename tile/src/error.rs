@@ -435,6 +435,28 @@ pub enum LaunchError {
         /// Its value.
         value: usize,
     },
+    /// An emulated GPU found that the compiled kernel does what it must not.
+    #[cfg(feature = "jit")]
+    #[error("kernel `{kernel}` on an emulated {target}: {fault}")]
+    Emulated {
+        /// The kernel.
+        kernel: &'static str,
+        /// What it was compiled for.
+        target: &'static str,
+        /// What it did, and where.
+        fault: Box<ptx_emu::Fault>,
+    },
+    /// Compiled code has something that is not emulated.
+    #[cfg(feature = "jit")]
+    #[error("kernel `{kernel}` for {target}: {source}")]
+    NotEmulated {
+        /// The kernel.
+        kernel: &'static str,
+        /// What it was compiled for.
+        target: &'static str,
+        /// The instruction.
+        source: ptx_emu::ParseError,
+    },
     /// The kernel does not compile for the device.
     #[cfg(feature = "jit")]
     #[error(transparent)]

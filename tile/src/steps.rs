@@ -157,10 +157,6 @@ pub fn run_steps(
     options: CpuOptions,
 ) -> Result<(), LaunchError> {
     match device.0 {
-        Inner::Cpu => steps.iter().try_for_each(|step| {
-            let mut args = step.arguments(tensors, DynArg::Tensor);
-            step.kernel.run_cpu(&mut args, &step.config, &step.bindings, step.grid, options)
-        }),
         #[cfg(feature = "cuda")]
         Inner::Cuda(_, gpu) => {
             if let Some(step) = steps.first().filter(|_| options.check_races) {
@@ -178,6 +174,10 @@ pub fn run_steps(
             }
             Ok(())
         }
+        _ => steps.iter().try_for_each(|step| {
+            let mut args = step.arguments(tensors, DynArg::Tensor);
+            step.kernel.run_here(device, &mut args, &step.config, &step.bindings, step.grid, options)
+        }),
     }
 }
 

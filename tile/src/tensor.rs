@@ -59,13 +59,13 @@ impl<P: Copy + 'static> Storage<P> {
     /// A copy on a device.
     fn to_device(&self, device: &Device) -> Result<Self, LaunchError> {
         match (device.0, self) {
-            (Inner::Cpu, _) => self.to_host().map(Storage::Host),
             #[cfg(feature = "cuda")]
             (Inner::Cuda(_, gpu), Storage::Device(memory)) if std::ptr::eq(memory.gpu(), gpu) => {
                 memory.duplicate().map(Storage::Device)
             }
             #[cfg(feature = "cuda")]
             (Inner::Cuda(_, gpu), _) => Allocation::upload(gpu, &self.to_host()?).map(Storage::Device),
+            _ => self.to_host().map(Storage::Host),
         }
     }
 }
@@ -150,7 +150,6 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
     pub fn zeros_on(device: &Device, shape: [usize; R]) -> Result<Self, LaunchError> {
         element_count(&shape)?;
         match device.0 {
-            Inner::Cpu => Ok(Self::zeros(shape)),
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => {
                 let len = shape.iter().product();
@@ -159,6 +158,7 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
                 let strides = dense_strides(&shape).try_into().expect("one stride a dimension");
                 Ok(TensorBuf { data: Storage::Device(memory), len, shape, strides })
             }
+            _ => Ok(Self::zeros(shape)),
         }
     }
 

@@ -54,8 +54,7 @@ impl Loaded {
     /// The same kernel without tensor maps.
     pub fn without_maps(&self) -> Result<Arc<Loaded>, LaunchError> {
         let Source { gpu, kernel, bindings, config, facts, checked } = &self.source;
-        let plain = Config { warp_specialize: false, bulk_stores: false, ..config.clone() };
-        gpu.load(kernel, bindings, &plain, facts, *checked)
+        gpu.load(kernel, bindings, &jit::without_maps(config), facts, *checked)
     }
 }
 

@@ -159,7 +159,7 @@ impl Gpu {
     pub fn of(device: &Device, what: &'static str) -> Result<&'static Gpu, LaunchError> {
         match device.0 {
             Inner::Cuda(_, gpu) => Ok(gpu),
-            Inner::Cpu => Err(DeviceError::NotAGpu { what }.into()),
+            Inner::Cpu | Inner::Emulated(..) => Err(DeviceError::NotAGpu { what }.into()),
         }
     }
 

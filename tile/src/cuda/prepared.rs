@@ -7,8 +7,8 @@ use super::memory::Allocation;
 use super::order::Access;
 use super::params::Params;
 use super::stream::{Stream, same_device};
-use crate::error::{KernelError, LaunchError, Place};
-use crate::jit::{TensorFacts, facts_of};
+use crate::error::LaunchError;
+use crate::jit::{self, TensorFacts, facts_of};
 use crate::registry::KernelDef;
 use codegen_ptx::lower::Check;
 use cudarc::driver::{result, sys};
@@ -125,18 +125,7 @@ fn submit(
 fn failed_check(kernel: &'static str, checks: &[Check], record: &DeviceBuffer) -> Result<(), LaunchError> {
     let mut words = [0u32; 4];
     record.download(&mut words)?;
-    let [number, program @ ..] = words;
-    let Some(check) = (number as usize).checked_sub(1).and_then(|index| checks.get(index)) else {
-        return Ok(());
-    };
-    let place = check.place.as_ref();
-    let place = Place {
-        file: place.map_or("<unknown>".into(), |p| p.file.clone().into()),
-        line: place.map_or(0, |p| p.line as u32),
-        col: place.map_or(0, |p| p.col as u32),
-    };
-    let error = Box::new(KernelError::Check { message: check.message.clone() });
-    Err(LaunchError::Kernel { kernel, program: program.map(|id| id as usize), place, error })
+    jit::failed_check(kernel, checks, words)
 }
 
 /// Adds a kernel's tensor maps to its parameters. Where a tensor has none, the kernel that takes none is the one to

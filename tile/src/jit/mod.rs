@@ -9,8 +9,9 @@ pub mod disk;
 
 pub use artifact::{Artifact, Assembler, obtain};
 
-use crate::error::render;
+use crate::error::{KernelError, LaunchError, Place, render};
 use crate::registry::KernelDef;
+use codegen_ptx::lower::Check;
 use codegen_ptx::{CompileOptions, Compiled, Target};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -236,6 +237,30 @@ pub fn facts_of(dtype: DType, address: u64, shape: &[usize], strides: &[usize]) 
     let outer = strides[..strides.len() - 1].iter().chain(shape.last()).map(|n| n * elem_bits);
     let base = (address % 16) as usize * 8;
     TensorFacts { align_bytes: alignment(outer.chain([base])), contiguous }
+}
+
+/// The configuration of a kernel that takes no tensor maps.
+pub(crate) fn without_maps(config: &Config) -> Config {
+    Config { warp_specialize: false, bulk_stores: false, ..config.clone() }
+}
+
+/// The error of the check that failed first, by the record that a checked kernel leaves.
+pub(crate) fn failed_check(
+    kernel: &'static str,
+    checks: &[Check],
+    [number, program @ ..]: [u32; 4],
+) -> Result<(), LaunchError> {
+    let Some(check) = (number as usize).checked_sub(1).and_then(|index| checks.get(index)) else {
+        return Ok(());
+    };
+    let place = check.place.as_ref();
+    let place = Place {
+        file: place.map_or("<unknown>".into(), |p| p.file.clone().into()),
+        line: place.map_or(0, |p| p.line as u32),
+        col: place.map_or(0, |p| p.col as u32),
+    };
+    let error = Box::new(KernelError::Check { message: check.message.clone() });
+    Err(LaunchError::Kernel { kernel, program: program.map(|id| id as usize), place, error })
 }
 
 thread_local! {

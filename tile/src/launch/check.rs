@@ -7,7 +7,7 @@ use super::on_cpu::run_on_cpu;
 #[cfg(feature = "cuda")]
 use crate::cuda;
 use crate::device::{Device, DeviceKind, Inner};
-#[cfg(feature = "cuda")]
+#[cfg(feature = "jit")]
 use crate::dynamic::ScalarValue;
 use crate::error::LaunchError;
 use crate::registry::KernelDef;
@@ -78,7 +78,7 @@ impl Request<'_> {
         check_config(kernel, config)?;
         check_target(kernel, config, device)?;
         check_arguments(kernel, args, dtypes)?;
-        check_locations(kernel, args, device.kind())?;
+        check_locations(kernel, args, device.memory())?;
         check_instance(kernel, config, dtypes, grid, options)
     }
 
@@ -90,6 +90,11 @@ impl Request<'_> {
                 let watch = self.options.unproved == Unproved::Watch && !is_proved;
                 let options = Options { check_races: self.options.check_races || watch, ..self.options };
                 run_on_cpu(self.kernel, self.args, &bindings, self.grid, options)
+            }
+            #[cfg(feature = "jit")]
+            Inner::Emulated(target, seed) => {
+                let bindings = self.check_for_gpu(device)?;
+                super::emulated::run(self, &bindings, target, seed)
             }
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => self.run_in(gpu.default_stream()).map(drop),
@@ -118,7 +123,7 @@ impl Request<'_> {
         gpu.prepare(self.kernel, &bindings, self.config, self.grid, &args)
     }
 
-    #[cfg(feature = "cuda")]
+    #[cfg(feature = "jit")]
     fn check_for_gpu(&self, device: &Device) -> Result<Bindings, LaunchError> {
         match self.options.check_races {
             true => Err(LaunchError::RacesOnGpu { kernel: self.kernel.name }),
@@ -195,6 +200,26 @@ fn check_instance(
     Ok(Instance { bindings, is_proved })
 }
 
+/// A scalar argument as a compiled kernel takes it.
+#[cfg(feature = "jit")]
+pub(super) fn scalar_bits(
+    kernel: &'static KernelDef,
+    param: &Param,
+    value: ScalarValue,
+    bindings: &Bindings,
+) -> Result<u64, LaunchError> {
+    let dtype = match &param.ty {
+        TypeExpr::Scalar(DTypeExpr::Param(name)) => bindings.dtypes.get(name).copied(),
+        _ => None,
+    };
+    value.bits(dtype.unwrap_or(DType::F32)).ok_or_else(|| match value {
+        ScalarValue::Index(value) => {
+            LaunchError::ScalarTooLarge { kernel: kernel.name, name: param.name.clone(), value }
+        }
+        _ => unreachable!("only sizes can be too large"),
+    })
+}
+
 /// The arguments as a compiled kernel takes them.
 #[cfg(feature = "cuda")]
 fn device_arguments<'a>(
@@ -214,21 +239,7 @@ fn device_arguments<'a>(
                 access: if mutable { cuda::Access::Write } else { cuda::Access::Read },
             })
         }
-        Kind::Scalar(value, _) => {
-            let dtype = match &param.ty {
-                TypeExpr::Scalar(DTypeExpr::Param(name)) => bindings.dtypes.get(name).copied(),
-                _ => None,
-            };
-            let bits = value.bits(dtype.unwrap_or(DType::F32)).ok_or_else(|| match value {
-                ScalarValue::Index(value) => LaunchError::ScalarTooLarge {
-                    kernel: kernel.name,
-                    name: param.name.clone(),
-                    value: *value,
-                },
-                _ => unreachable!("only sizes can be too large"),
-            });
-            bits.map(cuda::Arg::Scalar)
-        }
+        Kind::Scalar(value, _) => scalar_bits(kernel, param, *value, bindings).map(cuda::Arg::Scalar),
     };
     args.iter().zip(&kernel.ast().params).map(argument).collect()
 }

@@ -4,6 +4,8 @@
 mod again;
 mod argument;
 mod check;
+#[cfg(feature = "jit")]
+mod emulated;
 mod on_cpu;
 
 #[cfg(feature = "cuda")]
@@ -161,9 +163,9 @@ impl<'a, C: TypedConfig, const ARGS: usize, const DTYPES: usize> Launch<'a, C, A
 
     fn run_with(self, device: &Device, unproved: Unproved) -> Result<(), LaunchError> {
         match device.0 {
-            Inner::Cpu => self.request(unproved, |request| request.run(device)),
             #[cfg(feature = "cuda")]
             Inner::Cuda(_, gpu) => self.run_in(gpu.default_stream(), unproved),
+            _ => self.request(unproved, |request| request.run(device)),
         }
     }
 
