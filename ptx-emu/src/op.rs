@@ -206,8 +206,12 @@ pub(crate) enum Op {
         wide: bool,
     },
     Fma(Type),
-    /// The sum, or product and sum, of shorter floats and an f32.
-    MixedAdd(Float),
+    /// A shorter float plus or minus an f32.
+    MixedSum {
+        short: Float,
+        subtracts: bool,
+    },
+    /// The product of shorter floats, plus an f32.
     MixedFma(Float),
     Function {
         function: Function,
@@ -410,9 +414,9 @@ pub(crate) fn decode(opcode: &str) -> Option<Op> {
             let Type::Int(Int { bits, .. }) = as_bits(ty?) else { return None };
             Some(Op::Store { space: space(rest)?, bytes: bits as usize / 8 })
         }
-        "add" | "fma" if matches!(rest, [.., "f32", "f16" | "bf16"]) => {
-            let short = float(last)?;
-            Some(if *name == "add" { Op::MixedAdd(short) } else { Op::MixedFma(short) })
+        "fma" if matches!(rest, [.., "f32", "f16" | "bf16"]) => Some(Op::MixedFma(float(last)?)),
+        "add" | "sub" if matches!(rest, [.., "f32", "f16" | "bf16"]) => {
+            Some(Op::MixedSum { short: float(last)?, subtracts: *name == "sub" })
         }
         "fma" => Some(Op::Fma(ty?)),
         "mad" if has("wide") => Some(Op::Mad { ty: integer()?, wide: true }),
@@ -450,6 +454,8 @@ pub(crate) fn decode(opcode: &str) -> Option<Op> {
         "fence" if has("proxy") && has("async") => Some(Op::FenceProxyAsync),
         "fence" | "membar" | "setmaxnreg" | "prefetch" | "griddepcontrol" => Some(Op::Nothing),
         "wgmma" => decode_wgmma(rest),
+        // Another type before the last is another instruction.
+        _ if rest.iter().rev().skip(1).any(|part| scalar(part).is_some()) => None,
         _ => decode_function(name, rest, ty).or_else(|| Some(Op::Arith(arith(name, rest)?, ty?))),
     }
 }
@@ -638,7 +644,7 @@ mod tests {
         let scaled = "mma.sync.aligned.m16n8k64.row.col.kind::mxf4nvf4.block_scale.scale_vec::4X.f32.e2m1.e2m1.f32.ue4m3";
         let cases = [
             ("ld.global.nc.v4.b32", Op::Load { space: Space::Global, bytes: 4, signed: false }),
-            ("add.rn.f32.bf16", Op::MixedAdd(Float::Bf16)),
+            ("sub.rn.f32.bf16", Op::MixedSum { short: Float::Bf16, subtracts: true }),
             ("add.rn.f32", Op::Arith(Arith::Add, Type::Float(Float::F32))),
             ("mul.wide.u32", Op::MulWide(int(32, false))),
             ("shr.s32", Op::Arith(Arith::Shr, Type::Int(int(32, true)))),
@@ -659,6 +665,7 @@ mod tests {
             "tcgen05.mma.cta_group::1",
             "ld.local.b32",
             "cvt.rz.bf16.f32",
+            "mul.rn.f32.bf16",
             "mbarrier.arrive.shared::cluster.b64",
         ] {
             assert_eq!(decode(opcode), None, "{opcode}");

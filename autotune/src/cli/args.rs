@@ -164,7 +164,7 @@ pub struct RunArgs {
     /// Where to write the outputs, as safetensors
     #[arg(long, value_name = "FILE")]
     pub output: PathBuf,
-    /// Where to run: cpu
+    /// Where to run: cpu, cuda:<index>, or emulated:<target>, which executes the PTX for a target on the CPU
     #[arg(long, default_value = "cpu")]
     pub device: String,
     /// Compare with the kernel's reference, and fail when they differ by more than the dtype explains

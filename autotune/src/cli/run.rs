@@ -5,6 +5,7 @@ use super::{print, print_json};
 use crate::error::TuneError;
 use crate::files::write_atomically;
 use crate::subject::{Subject, find_contract, label, values};
+use codegen_ptx::Target;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -79,15 +80,20 @@ pub fn run(common: &Common, args: &RunArgs) -> Result<(), TuneError> {
     Ok(())
 }
 
-/// The device by name: `cpu`, `cuda` or `cuda:<index>`.
+/// The device by name: `cpu`, `cuda` or `cuda:<index>`, `emulated:<target>`.
 fn open_device(name: &str) -> Result<Device, TuneError> {
+    if let Some(target) = name.strip_prefix("emulated:") {
+        return Ok(Device::emulated(Target::from_name(target)?, 0));
+    }
     let index = name
         .strip_prefix("cuda")
         .map(|rest| rest.strip_prefix(':').unwrap_or(if rest.is_empty() { "0" } else { rest }));
     match (name, index.map(str::parse::<usize>)) {
         ("cpu", _) => Ok(Device::cpu()),
         (_, Some(Ok(index))) => Ok(Device::cuda(index)?),
-        _ => Err(TuneError::Usage(format!("unknown device `{name}`; there are: cpu, cuda:<index>"))),
+        _ => Err(TuneError::Usage(format!(
+            "unknown device `{name}`; there are: cpu, cuda:<index>, emulated:<target>"
+        ))),
     }
 }
 

@@ -162,6 +162,7 @@ fn devices_and_dtypes_that_are_not_there_are_refused() {
     };
     run(&["--device", "tpu"], 2, &["unknown device `tpu`", "cpu"]);
     run(&["--device", "cuda"], 1, &["cuda:0"]);
+    run(&["--device", "emulated:sm_75"], 2, &["sm_75", "sm_121"]);
     run(&["--dtype", "bf16"], 3, &["has dtype f32; --dtype says bf16"]);
     run(&["--set", "TILE_M=3"], 2, &["a power of two"]);
     run(&["--shape", "seq_q=32"], 2, &["seq_q"]);

@@ -446,11 +446,11 @@ fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<
             let (a, b, c) = (get(1), get(2), get(3));
             each!(|lane| alu::fma(ty, [a[lane], b[lane], c[lane]])?);
         }
-        Op::MixedAdd(short) => {
+        Op::MixedSum { short, subtracts } => {
             let (a, c) = (get(1), get(2));
             each!(|lane| {
-                let sum = short.value(a[lane]) + f64::from(f32::from_bits(c[lane] as u32));
-                (sum as f32).to_bits().into()
+                let (a, c) = (short.value(a[lane]), f64::from(f32::from_bits(c[lane] as u32)));
+                ((if subtracts { a - c } else { a + c }) as f32).to_bits().into()
             });
         }
         Op::MixedFma(short) => {

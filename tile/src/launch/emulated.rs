@@ -84,8 +84,11 @@ fn execute(
     seed: u64,
 ) -> Result<(), LaunchError> {
     let (kernel, target) = (request.kernel, compiled.target.name);
-    let module = Module::parse(&compiled.ptx)
-        .map_err(|source| LaunchError::NotEmulated { kernel: kernel.name, target, source })?;
+    let module = Module::parse(&compiled.ptx).map_err(|source| LaunchError::NotEmulated {
+        kernel: kernel.name,
+        target,
+        source,
+    })?;
     let mut record = [0u8; 16];
     let mut memory = Memory::new();
     let mut params = Vec::new();

@@ -1,6 +1,7 @@
 //! Decode attention against its f64 reference: grouped heads, ragged and empty sequences, pages, narrow caches.
 
 use crate::support::{agree_on, config, problem, run_eager};
+use codegen_ptx::Target;
 use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, run_steps};
 use tile::dynamic::{CpuOptions, DynTensor};
@@ -191,6 +192,25 @@ fn a_gpu_agrees_with_the_reference() {
     }
 }
 
+#[test]
+fn emulated_gpus_agree_with_the_reference() {
+    let contract = &DecodeAttentionContract;
+    for (heads, kv_heads, head_dim) in [(4, 2, 64), (7, 1, 128)] {
+        for (page_size, f8_cache) in [(0, 0), (16, 0), (64, 1)] {
+            let shape = [("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim), ("seq_k", 150)];
+            let cache = [("page_size", page_size), ("f8_cache", f8_cache), ("head_scales", f8_cache)];
+            for &dtype in contract.dtypes() {
+                let problem = small(dtype, &[&shape[..], &cache].concat());
+                let inputs = ragged(&problem, &[150, 0, 1, 133]);
+                for splits in [1, 3] {
+                    let config = config(contract, &problem, &[("NUM_SPLITS", splits)]);
+                    crate::emulated::agree_on(Target::all(), contract, &problem, &config, &inputs);
+                }
+            }
+        }
+    }
+}
+
 /// Stores, the count with release and acquire for the whole GPU, its answer for all threads, the merge.
 #[test]
 fn the_merge_is_ordered_behind_the_arrival() {
@@ -204,7 +224,7 @@ fn the_merge_is_ordered_behind_the_arrival() {
         }
     };
     let problem = small(DType::BF16, &[("head_dim", 128), ("seq_k", 8192)]);
-    for target in codegen_ptx::target::Target::all() {
+    for target in Target::all() {
         let consts = [("TILE_N", 64), ("NUM_SPLITS", 16)];
         let mut config = config(&DecodeAttentionContract, &problem, &consts);
         (config.num_warps, config.num_stages, config.occupancy) = (4, 2, 1);

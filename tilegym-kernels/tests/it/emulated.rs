@@ -1,33 +1,255 @@
 //! Every kernel's PTX for every target, executed on an emulated GPU, against its f64 reference.
+//!
+//! Tolerances are the contracts' for tensor cores.
 
 use crate::support::{config, problem, run_on};
 use codegen_ptx::Target;
-use tile::Device;
-use tile::contract::{Contract, random_inputs, relative_error};
-use tilegym_kernels::MatmulContract;
+use tile::contract::{Contract, Problem, contracts, random_inputs, relative_error};
+use tile::dynamic::DynTensor;
+use tile::{Config, Device};
+use tile_lang::DType;
+use tilegym_kernels::{
+    FmhaContract, FmhaExtendedContract, FmhaVarlenContract, LinearContract, MatmulBatchedContract,
+    MatmulContract, Nvfp4GemmContract,
+};
 
-fn agree(contract: &dyn Contract, sizes: &[(&str, i64)], consts: &[(&str, i64)]) {
+/// Emulated GPUs agree with the reference within the contract's tolerance for tensor cores.
+pub fn agree_on(
+    targets: &[&'static Target],
+    contract: &dyn Contract,
+    problem: &Problem,
+    config: &Config,
+    inputs: &[DynTensor],
+) {
+    let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
+    let reference = contract.oracle(problem, &widened);
+    let tolerance = contract.tolerance(problem.dtype, true);
+    for (seed, target) in (1..).zip(targets) {
+        let found = run_on(&Device::emulated(target, seed), contract, problem, config, inputs);
+        for (found, reference) in found.iter().zip(&reference) {
+            let error = relative_error(found, reference);
+            assert!(
+                error <= tolerance,
+                "{} {target} {problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}",
+                contract.kernel().name
+            );
+        }
+    }
+}
+
+fn agree(
+    targets: &[&'static Target],
+    contract: &dyn Contract,
+    sizes: &[(&str, i64)],
+    settings: &[(&str, i64)],
+) {
     for &dtype in contract.dtypes() {
         let problem = problem(contract, dtype, sizes);
-        let config = config(contract, &problem, consts);
+        let config = config(contract, &problem, settings);
+        agree_on(targets, contract, &problem, &config, &random_inputs(contract, &problem, 11));
+    }
+}
+
+/// Agreement on Hopper under many settings: each takes its turn with one of the contract's dtypes.
+struct InTurn(usize);
+
+impl InTurn {
+    fn agree(&mut self, contract: &dyn Contract, sizes: &[(&str, i64)], settings: &[(&str, i64)]) {
+        let dtypes: &[DType] = contract.dtypes();
+        let problem = problem(contract, dtypes[self.0 % dtypes.len()], sizes);
+        let config = config(contract, &problem, settings);
         let inputs = random_inputs(contract, &problem, 11);
-        let widened: Vec<_> = inputs.iter().map(|t| t.to_f64()).collect();
-        let reference = contract.oracle(&problem, &widened);
-        for target in Target::all() {
-            let start = std::time::Instant::now();
-            let found = run_on(&Device::emulated(target, 1), contract, &problem, &config, &inputs);
-            let tolerance = contract.tolerance(dtype, true);
-            for (found, reference) in found.iter().zip(&reference) {
-                let error = relative_error(found, reference);
-                println!("{} {dtype} {target}: error {error:.2e} {:?}", contract.kernel().name, start.elapsed(), target=target.name);
-                assert!(error <= tolerance, "{problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}");
+        agree_on(&[hopper()], contract, &problem, &config, &inputs);
+        self.0 += 1;
+    }
+}
+
+fn hopper() -> &'static Target {
+    Target::from_name("sm_90").expect("a target")
+}
+
+/// Small problems of a kernel: one whose tiles are whole, others where they are not.
+fn small(kernel: &str) -> Vec<Vec<(&'static str, i64)>> {
+    let attention = |head_dim, seq_q, seq_k, causal| {
+        vec![
+            ("batch", 1),
+            ("heads", 2),
+            ("kv_heads", 1),
+            ("head_dim", head_dim),
+            ("seq_q", seq_q),
+            ("seq_k", seq_k),
+            ("causal", causal),
+        ]
+    };
+    let product = |m, n, k| vec![("m", m), ("n", n), ("k", k)];
+    match kernel {
+        "fmha" => vec![
+            attention(64, 128, 128, 1),
+            attention(64, 33, 70, 0),
+            attention(96, 70, 70, 1),
+            attention(128, 130, 200, 1),
+            attention(256, 40, 96, 0),
+        ],
+        "fmha_extended" => [
+            [("causal", 1), ("window", 40), ("soft_cap", 1), ("sinks", 1)],
+            [("causal", 0), ("window", 40), ("soft_cap", 0), ("sinks", 0)],
+        ]
+        .map(|switches| [attention(64, 70, 90, 0)[..6].to_vec(), switches.to_vec()].concat())
+        .to_vec(),
+        "fmha_varlen" => {
+            let lens = [("batch", 3), ("heads", 2), ("kv_heads", 1), ("head_dim", 64)];
+            let packed = [("max_seq_q", 70), ("total_q", 150), ("total_k", 180)];
+            [(1, 0), (0, 0), (1, 40)]
+                .map(|(causal, window)| {
+                    [&lens[..], &packed, &[("causal", causal), ("window", window)]].concat()
+                })
+                .to_vec()
+        }
+        "matmul" | "matmul_batched" => [product(128, 128, 128), product(130, 136, 72), product(33, 65, 17)]
+            .into_iter()
+            .flat_map(|sizes| [0, 1].map(|is_nk| [&sizes[..], &[("rhs_is_nk", is_nk)]].concat()))
+            .map(|sizes| if kernel == "matmul" { sizes } else { [&[("batch", 2)], &sizes[..]].concat() })
+            .collect(),
+        "linear" => (0..4)
+            .map(|activation| {
+                let switches = [("bias", activation % 2), ("activation", activation)];
+                [product(70, 136, 72), switches.to_vec()].concat()
+            })
+            .collect(),
+        "nvfp4_gemm" | "nvfp4_gemm_scaled" => [(1, 256, 512), (13, 200, 528), (130, 257, 272)]
+            .into_iter()
+            .flat_map(|(m, n, k)| {
+                [0, 1].map(|order| [product(m, n, k), vec![("scales_128x4", order)]].concat())
+            })
+            .collect(),
+        "nvfp4_quantize" => [(33, 80), (130, 304)]
+            .into_iter()
+            .flat_map(|(m, k)| [0, 1].map(|order| vec![("m", m), ("k", k), ("scales_128x4", order)]))
+            .collect(),
+        "rms_norm" | "add_rms_norm" | "layer_norm" | "softmax" => [(1, 1), (5, 100), (3, 1024), (2, 20_001)]
+            .map(|(rows, columns)| vec![("rows", rows), ("columns", columns)])
+            .to_vec(),
+        "silu_and_mul" | "gelu_and_mul" => [(1, 1), (5, 100), (7, 1024)]
+            .map(|(rows, columns)| vec![("rows", rows), ("columns", columns)])
+            .to_vec(),
+        "splitk_reduce" => {
+            [1, 3, 8].map(|splits| vec![("splits", splits), ("rows", 5), ("columns", 100)]).to_vec()
+        }
+        "rope" => [(0, 64), (1, 96), (1, 2)]
+            .map(|(interleaved, dim)| {
+                vec![("tokens", 5), ("heads", 3), ("head_dim", dim), ("interleaved", interleaved)]
+            })
+            .to_vec(),
+        // Its lengths are no random numbers; see there.
+        "decode_attention" => Vec::new(),
+        other => panic!("kernel `{other}` has no small problems to emulate"),
+    }
+}
+
+fn default_configurations(is_wanted: impl Fn(&str) -> bool) {
+    for contract in contracts().into_iter().filter(|contract| is_wanted(contract.kernel().name)) {
+        for sizes in small(contract.kernel().name) {
+            agree(Target::all(), contract, &sizes, &[]);
+        }
+    }
+}
+
+#[test]
+fn products_on_every_target() {
+    default_configurations(|kernel| kernel.starts_with("matmul") || kernel == "linear");
+}
+
+#[test]
+fn attention_on_every_target() {
+    default_configurations(|kernel| kernel.starts_with("fmha"));
+}
+
+#[test]
+fn nvfp4_on_every_target() {
+    default_configurations(|kernel| kernel.starts_with("nvfp4"));
+}
+
+#[test]
+fn other_kernels_on_every_target() {
+    let others = ["matmul", "linear", "fmha", "nvfp4"];
+    default_configurations(|kernel| others.iter().all(|other| !kernel.starts_with(other)));
+}
+
+/// The switches of passes, as bits: copies by a warp of their own, bulk stores, CTAs that walk, turns of warpgroups.
+fn switches(bits: i64) -> [(&'static str, i64); 4] {
+    let bit = |i: i64| bits >> i & 1;
+    [("warp_specialize", bit(0)), ("bulk_stores", bit(1)), ("persistent", bit(2)), ("ping_pong", bit(3))]
+}
+
+#[test]
+fn products_with_every_switch() {
+    let mut turn = InTurn(0);
+    let tiles = [
+        [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 64), ("num_warps", 8), ("num_stages", 2)],
+        [("TILE_M", 64), ("TILE_N", 256), ("TILE_K", 32), ("num_warps", 4), ("num_stages", 2)],
+        [("TILE_M", 256), ("TILE_N", 64), ("TILE_K", 32), ("num_warps", 8), ("num_stages", 3)],
+    ];
+    for tiles in tiles {
+        for bits in 0..8 {
+            for is_nk in [0, 1] {
+                let settings = [&tiles[..], &switches(bits)].concat();
+                let sizes = [("m", 300), ("n", 272), ("k", 200), ("rhs_is_nk", is_nk)];
+                turn.agree(&MatmulContract, &sizes, &settings);
+                let sizes = [&[("batch", 3)], &sizes[..]].concat();
+                turn.agree(&MatmulBatchedContract, &sizes, &settings);
+            }
+            let sizes = [("m", 130), ("n", 272), ("k", 200), ("bias", 1), ("activation", 2)];
+            turn.agree(&LinearContract, &sizes, &[&tiles[..], &switches(bits)].concat());
+        }
+    }
+}
+
+#[test]
+fn attention_with_every_switch() {
+    let mut turn = InTurn(0);
+    let tiles = [
+        [("TILE_M", 128), ("TILE_N", 128), ("num_warps", 8), ("num_stages", 2)],
+        [("TILE_M", 64), ("TILE_N", 64), ("num_warps", 4), ("num_stages", 3)],
+    ];
+    for tiles in tiles {
+        for bits in 0..16 {
+            for split_masks in [0, 1] {
+                let settings = [&tiles[..], &switches(bits), &[("split_masks", split_masks)]].concat();
+                let shape = [("batch", 1), ("heads", 2), ("kv_heads", 1), ("head_dim", 64)];
+                let lens = [("seq_q", 200), ("seq_k", 328), ("causal", 1)];
+                turn.agree(&FmhaContract, &[&shape[..], &lens].concat(), &settings);
+                if split_masks == 1 {
+                    let more = [("window", 90), ("soft_cap", 1), ("sinks", 1)];
+                    let sizes = [&shape[..], &lens, &more].concat();
+                    turn.agree(&FmhaExtendedContract, &sizes, &settings);
+                    let packed = [("max_seq_q", 90), ("total_q", 200), ("total_k", 300), ("causal", 1)];
+                    let sizes = [&[("batch", 3)], &shape[1..], &packed].concat();
+                    turn.agree(&FmhaVarlenContract, &sizes, &settings);
+                }
             }
         }
     }
 }
 
 #[test]
-fn matmul() {
-    agree(&MatmulContract, &[("m", 257), ("n", 129), ("k", 65)], &[]);
-    agree(&MatmulContract, &[("m", 256), ("n", 128), ("k", 128)], &[]);
+fn nvfp4_products_of_many_rows() {
+    let mut turn = InTurn(0);
+    for (tile_m, tile_n, tile_k, warps) in
+        [(64, 128, 256, 4), (128, 128, 64, 8), (256, 128, 64, 8), (64, 64, 128, 4)]
+    {
+        for stages in [2, 4] {
+            for order in [0, 1] {
+                let settings = [
+                    ("TILE_M", tile_m),
+                    ("TILE_N", tile_n.max(128 * order)),
+                    ("TILE_K", tile_k),
+                    ("num_warps", warps),
+                    ("num_stages", stages),
+                    ("warp_specialize", 1),
+                ];
+                let sizes = [("m", 200), ("n", 272), ("k", 528), ("scales_128x4", order)];
+                turn.agree(&Nvfp4GemmContract::WEIGHTS, &sizes, &settings);
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@ mod attention;
 mod cuda;
 mod decode_attention;
 mod emulated;
+mod emulator;
 mod nvfp4;
 mod resources;
 mod rows;
