@@ -28,6 +28,8 @@ pub use kernels::layer_norm::{LayerNormContract, layer_norm};
 pub use kernels::linear::{LinearContract, linear};
 pub use kernels::matmul::{MatmulContract, matmul};
 pub use kernels::matmul_batched::{MatmulBatchedContract, matmul_batched};
+pub use kernels::matmul_splitk::{MatmulSplitkContract, matmul_splitk};
+pub use kernels::matmul_splitk_host::{MatmulSplitk, ProductSizes};
 pub use kernels::nvfp4_gemm::{Nvfp4GemmContract, nvfp4_gemm, nvfp4_gemm_scaled};
 pub use kernels::nvfp4_quantize::{Nvfp4QuantizeContract, nvfp4_quantize};
 pub use kernels::rms_norm::{RmsNormContract, add_rms_norm, rms_norm};

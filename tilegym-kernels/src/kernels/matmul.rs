@@ -59,6 +59,9 @@ pub fn matmul<
 }
 
 /// The contract of [`matmul`].
+///
+/// Each block of `out` is a program, so that a product with fewer blocks than the GPU has SMs leaves SMs without
+/// work; where its K is long, [`matmul_splitk`](crate::matmul_splitk()) is the better one.
 pub struct MatmulContract;
 
 tile::register_contract!(MatmulContract);

@@ -5,6 +5,7 @@ mod attention;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod decode_attention;
+mod matmul_splitk;
 mod nvfp4;
 mod resources;
 mod rows;
