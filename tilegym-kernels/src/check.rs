@@ -80,6 +80,18 @@ pub(crate) fn extents<const R: usize>(
     })
 }
 
+/// A tensor of a launch has the extents it should have.
+pub(crate) fn shape(tensor: &str, found: &[usize], expected: &[usize]) -> Result<(), ContractError> {
+    match found == expected {
+        true => Ok(()),
+        false => Err(ContractError::Shape {
+            tensor: tensor.to_owned(),
+            found: found.to_vec(),
+            expected: format!("{expected:?}"),
+        }),
+    }
+}
+
 /// The problem with sizes read off tensors; a size the user gave must agree with them.
 pub(crate) fn problem(
     contract: &dyn Contract,

@@ -3,11 +3,53 @@
 use indexmap::{IndexMap, indexmap};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
-use tile::contract::{Contract, ContractError, Found, Problem, Role, TensorSpec};
+use tile::contract::{Contract, ContractError, Found, Problem, Role, SizeSpec, TensorSpec};
 use tile::{Config, DType};
 
 /// The dtypes of the operands of products.
 pub(crate) const DTYPES: &[DType] = &[DType::BF16, DType::F16, DType::F32, DType::F8E4M3FN];
+
+/// The sizes of one product, `[m, n, k]` unless a user names others.
+pub(crate) const fn sizes([m, n, k]: [i64; 3]) -> [SizeSpec; 4] {
+    [
+        SizeSpec { name: "m", default: m, exact: false, doc: "rows of lhs and out" },
+        SizeSpec { name: "n", default: n, exact: false, doc: "columns of out" },
+        SizeSpec { name: "k", default: k, exact: false, doc: "columns of lhs, the summed dimension" },
+        SizeSpec {
+            name: "rhs_is_nk",
+            default: 1,
+            exact: true,
+            doc: "rhs is given as [N, K] (1) or [K, N] (0)",
+        },
+    ]
+}
+
+/// The sizes of one product are those of a product.
+pub(crate) fn check(p: &Problem) -> Result<(), ContractError> {
+    crate::check::positive(p, &["m", "n", "k"])?;
+    crate::check::switches(p, &["rhs_is_nk"])
+}
+
+/// Reads one product off its inputs `lhs` and `rhs`.
+pub(crate) fn from_inputs(
+    contract: &dyn Contract,
+    inputs: &BTreeMap<String, Found>,
+    given: &IndexMap<String, i64>,
+) -> Result<Problem, ContractError> {
+    crate::check::input_names(inputs, &[("lhs", "[M, K]"), ("rhs", "[N, K] or [K, N]")])?;
+    let Operands { dtype, sizes, .. } = operands::<2>(contract, inputs, given)?;
+    crate::check::problem(contract, dtype, sizes, given)
+}
+
+/// `RHS_IS_NK`.
+pub(crate) fn consts(p: &Problem) -> IndexMap<String, i64> {
+    indexmap! { "RHS_IS_NK".to_owned() => p.sizes["rhs_is_nk"] }
+}
+
+/// Operations of one product.
+pub(crate) fn flops(p: &Problem) -> f64 {
+    2.0 * p.size("m") as f64 * p.size("n") as f64 * p.size("k") as f64
+}
 
 /// The dtype of a product's result: its operands', bf16 for 8-bit ones.
 pub(crate) fn out_dtype(p: &Problem) -> DType {
@@ -19,10 +61,14 @@ pub(crate) fn dtype_bindings(p: &Problem) -> IndexMap<String, DType> {
     indexmap! { "T".to_owned() => p.dtype, "O".to_owned() => out_dtype(p) }
 }
 
+/// `TILE_K` before tuning: f32 operands take twice the shared memory of 16-bit ones.
+pub(crate) fn default_tile_k(p: &Problem) -> usize {
+    if p.dtype == DType::F32 { 32 } else { 64 }
+}
+
 /// The configuration of products used before tuning.
 pub(crate) fn default_config(p: &Problem) -> Config {
-    // f32 operands take twice the shared memory of 16-bit ones.
-    let tile_k = if p.dtype == DType::F32 { 32 } else { 64 };
+    let tile_k = default_tile_k(p) as i64;
     crate::check::config(&[("TILE_M", 64), ("TILE_N", 64), ("TILE_K", tile_k)], 4, 2, 1)
 }
 

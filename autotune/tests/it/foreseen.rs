@@ -124,7 +124,7 @@ fn what_the_model_chooses_does_not_spill() {
         return skipped("what_the_model_chooses_does_not_spill", "no ptxas");
     };
     let ptxas = Ptxas::find(Some(Path::new(&ptxas))).expect("the assembler");
-    let all: [(&str, &[(&str, i64)]); 15] = [
+    let all: [(&str, &[(&str, i64)]); 16] = [
         ("fmha", &[]),
         ("fmha", &[("head_dim", 64)]),
         ("fmha", &[("head_dim", 256)]),
@@ -133,6 +133,7 @@ fn what_the_model_chooses_does_not_spill() {
         ("decode_attention", &[]),
         ("matmul", &[]),
         ("matmul_batched", &[]),
+        ("matmul_splitk", &[]),
         ("linear", &[]),
         ("rms_norm", &[]),
         ("rms_norm", &[("columns", 1024)]),

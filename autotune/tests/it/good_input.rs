@@ -203,7 +203,8 @@ fn a_kernel_runs_on_tensors_from_a_file() {
     let shapes: [(&str, &[usize]); 3] =
         [("q", &[1, 4, 15, 64]), ("k", &[1, 2, 63, 64]), ("v", &[1, 2, 63, 64])];
     place.tensors("in.safetensors", &shapes);
-    let run = ["run", "fmha", "--input", "in.safetensors", "--output", "out.safetensors", "--check", "--json"];
+    let run =
+        ["run", "fmha", "--input", "in.safetensors", "--output", "out.safetensors", "--check", "--json"];
     for (extra, tolerance) in [
         (&["--set", "TILE_M=16"][..], 1e-5),
         (&["--device", "cpu", "--shape", "causal=false", "--check-races"], 1e-5),

@@ -182,9 +182,7 @@ pub fn num_splits(
     let programs = (batch * kv_heads).max(1);
     let room = sms * ctas_per_sm / programs;
     let blocks = seq_k.div_ceil(tile_n);
-    let wanted = room.min(blocks / LEAST_BLOCKS).max(1);
-    let power = 1 << wanted.ilog2();
-    if wanted >= power + power / 2 { power + power / 2 } else { power }
+    crate::splits::few(room.min(blocks / LEAST_BLOCKS))
 }
 
 #[cfg(test)]

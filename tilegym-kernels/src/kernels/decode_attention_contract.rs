@@ -53,8 +53,6 @@ const MAX_GROUP: usize = 64;
 const MAX_MERGED: usize = 4;
 /// Page sizes that there are configurations for.
 const PAGE_SIZES: [usize; 4] = [16, 32, 64, 128];
-/// SMs that the default number of splits fills: an H200's. A launch on a device asks the device.
-pub(crate) const DEFAULT_SMS: usize = 132;
 
 /// The sizes that the tensors' shapes come from.
 struct Sizes {
@@ -316,7 +314,7 @@ impl Contract for DecodeAttentionContract {
     }
 
     fn default_config(&self, p: &Problem) -> Config {
-        default_config(p, DEFAULT_SMS)
+        default_config(p, crate::host::DEFAULT_SMS)
     }
 }
 

@@ -1,7 +1,9 @@
 //! Decode attention for runtimes: typed tensors in, the launch made.
 
 use super::decode_attention::decode_attention;
-use super::decode_attention_contract::{DEFAULT_SMS, DecodeAttentionContract, default_config, splits};
+use super::decode_attention_contract::{DecodeAttentionContract, default_config, splits};
+use crate::check::shape;
+use crate::host::{PreparedError, Queue, sms};
 use indexmap::IndexMap;
 use tile::contract::{Contract, ContractError, Problem};
 #[cfg(feature = "cuda")]
@@ -60,17 +62,6 @@ pub struct KvCache<'a, C: Element> {
     pub scales: Option<[&'a TensorBuf<f32, 1>; 2]>,
 }
 
-/// Why decode attention is not launched.
-#[derive(Debug, thiserror::Error)]
-pub enum DecodeError {
-    /// The sizes, or the shape of a tensor, are not what it was prepared for.
-    #[error(transparent)]
-    Sizes(#[from] ContractError),
-    /// A launch was refused.
-    #[error(transparent)]
-    Launch(#[from] LaunchError),
-}
-
 /// Decode attention on a device, prepared for some sizes: its configuration and its scratch memory.
 ///
 /// ```
@@ -111,27 +102,6 @@ struct Scratch {
     no_table: TensorBuf<i32, 2>,
 }
 
-/// Where to launch.
-#[derive(Clone, Copy)]
-enum Queue<'a> {
-    Device(&'a Device),
-    #[cfg(feature = "cuda")]
-    Stream(&'a Stream),
-}
-
-impl Queue<'_> {
-    fn launch<C: TypedConfig, const ARGS: usize, const DTYPES: usize>(
-        self,
-        launch: tile::launch::Launch<'_, C, ARGS, DTYPES>,
-    ) -> Result<(), LaunchError> {
-        match self {
-            Queue::Device(device) => launch.launch(device),
-            #[cfg(feature = "cuda")]
-            Queue::Stream(stream) => launch.launch_on(stream),
-        }
-    }
-}
-
 impl DecodeAttention {
     /// Prepares for queries of `T` over a cache of `C`, with the configuration and the number of splits that suit
     /// the device's SMs.
@@ -141,7 +111,7 @@ impl DecodeAttention {
     pub fn new<T: Float, C: CacheElement<T>>(
         device: &Device,
         sizes: DecodeSizes,
-    ) -> Result<Self, DecodeError> {
+    ) -> Result<Self, PreparedError> {
         let problem = problem::<T, C>(sizes)?;
         let config = default_config(&problem, sms(device));
         Self::with_config::<T, C>(device, sizes, config)
@@ -155,7 +125,7 @@ impl DecodeAttention {
         device: &Device,
         sizes: DecodeSizes,
         config: Config,
-    ) -> Result<Self, DecodeError> {
+    ) -> Result<Self, PreparedError> {
         let problem = problem::<T, C>(sizes)?;
         let splits = splits(&config);
         let rows = |columns: usize| match splits {
@@ -190,7 +160,7 @@ impl DecodeAttention {
         out: &mut TensorBuf<T, 4>,
         lse: &mut TensorBuf<f32, 4>,
         scale: f32,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), PreparedError> {
         let device = self.device.clone();
         self.launch_in(Queue::Device(&device), q, cache, (out, lse), scale)
     }
@@ -208,7 +178,7 @@ impl DecodeAttention {
         out: &mut TensorBuf<T, 4>,
         lse: &mut TensorBuf<f32, 4>,
         scale: f32,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), PreparedError> {
         self.launch_in(Queue::Stream(stream), q, cache, (out, lse), scale)
     }
 
@@ -219,7 +189,7 @@ impl DecodeAttention {
         cache: &KvCache<'_, C>,
         (out, lse): (&mut TensorBuf<T, 4>, &mut TensorBuf<f32, 4>),
         scale: f32,
-    ) -> Result<(), DecodeError> {
+    ) -> Result<(), PreparedError> {
         let batch = q.shape()[0];
         self.check::<T, C>(q, cache, (out.shape(), lse.shape()))?;
         if batch == 0 {
@@ -253,14 +223,6 @@ impl DecodeAttention {
     ) -> Result<(), ContractError> {
         let DecodeSizes { batch: most, kv_heads, group, head_dim, page_size, .. } = self.sizes;
         let batch = q.shape()[0];
-        let shape = |tensor: &str, found: &[usize], expected: &[usize]| match found == expected {
-            true => Ok(()),
-            false => Err(ContractError::Shape {
-                tensor: tensor.to_owned(),
-                found: found.to_vec(),
-                expected: format!("{expected:?}"),
-            }),
-        };
         if batch > most {
             let (name, value) = ("batch".to_owned(), batch as i64);
             return Err(ContractError::Size {
@@ -307,14 +269,4 @@ fn problem<T: Float, C: CacheElement<T>>(sizes: DecodeSizes) -> Result<Problem, 
     ];
     let given: IndexMap<_, _> = given.into_iter().map(|(name, n)| (name.to_owned(), n as i64)).collect();
     DecodeAttentionContract.problem(T::DTYPE, &given)
-}
-
-/// How many SMs to fill.
-fn sms(device: &Device) -> usize {
-    #[cfg(feature = "cuda")]
-    if let Some(properties) = device.properties() {
-        return properties.sm_count as usize;
-    }
-    let _ = device;
-    DEFAULT_SMS
 }

@@ -1,7 +1,7 @@
 //! Matrix product.
 
 use crate::products;
-use indexmap::{IndexMap, indexmap};
+use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use tile::contract::{Contract, ContractError, Found, Problem, ScalarValue, SizeSpec, TensorSpec};
 use tile::prelude::*;
@@ -59,16 +59,14 @@ pub fn matmul<
 }
 
 /// The contract of [`matmul`].
+///
+/// Each block of `out` is a program, so that a product with fewer blocks than the GPU has SMs leaves SMs without
+/// work; where its K is long, [`matmul_splitk`](crate::matmul_splitk()) is the better one.
 pub struct MatmulContract;
 
 tile::register_contract!(MatmulContract);
 
-const SIZES: &[SizeSpec] = &[
-    SizeSpec { name: "m", default: 4096, exact: false, doc: "rows of lhs and out" },
-    SizeSpec { name: "n", default: 4096, exact: false, doc: "columns of out" },
-    SizeSpec { name: "k", default: 4096, exact: false, doc: "columns of lhs, the summed dimension" },
-    SizeSpec { name: "rhs_is_nk", default: 1, exact: true, doc: "rhs is given as [N, K] (1) or [K, N] (0)" },
-];
+const SIZES: &[SizeSpec] = &products::sizes([4096; 3]);
 
 impl Contract for MatmulContract {
     fn kernel(&self) -> &'static KernelDef {
@@ -88,8 +86,7 @@ impl Contract for MatmulContract {
     }
 
     fn check(&self, problem: &Problem) -> Result<(), ContractError> {
-        crate::check::positive(problem, &["m", "n", "k"])?;
-        crate::check::switches(problem, &["rhs_is_nk"])
+        products::check(problem)
     }
 
     fn from_inputs(
@@ -97,9 +94,7 @@ impl Contract for MatmulContract {
         inputs: &BTreeMap<String, Found>,
         given: &IndexMap<String, i64>,
     ) -> Result<Problem, ContractError> {
-        crate::check::input_names(inputs, &[("lhs", "[M, K]"), ("rhs", "[N, K] or [K, N]")])?;
-        let products::Operands { dtype, sizes, .. } = products::operands::<2>(self, inputs, given)?;
-        crate::check::problem(self, dtype, sizes, given)
+        products::from_inputs(self, inputs, given)
     }
 
     fn tensors(&self, p: &Problem) -> Vec<TensorSpec> {
@@ -111,7 +106,7 @@ impl Contract for MatmulContract {
     }
 
     fn consts(&self, p: &Problem) -> IndexMap<String, i64> {
-        indexmap! { "RHS_IS_NK".to_owned() => p.sizes["rhs_is_nk"] }
+        products::consts(p)
     }
 
     fn dtype_bindings(&self, p: &Problem) -> IndexMap<String, DType> {
@@ -123,7 +118,7 @@ impl Contract for MatmulContract {
     }
 
     fn flops(&self, p: &Problem) -> f64 {
-        2.0 * p.size("m") as f64 * p.size("n") as f64 * p.size("k") as f64
+        products::flops(p)
     }
 
     fn oracle(&self, p: &Problem, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {

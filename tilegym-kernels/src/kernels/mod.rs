@@ -11,6 +11,8 @@ pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod matmul_batched;
+pub mod matmul_splitk;
+pub mod matmul_splitk_host;
 pub mod nvfp4_gemm;
 pub mod nvfp4_quantize;
 pub mod rms_norm;

@@ -1,16 +1,16 @@
 //! Products with weights in NVFP4: 4-bit elements with one 8-bit scale for 16 of them and one f32 for all.
 
-use super::splitk_reduce::splitk_reduce;
 use crate::nvfp4::{self, GROUP, SCALES_SHAPE};
+use crate::splits;
 use indexmap::{IndexMap, indexmap};
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use tile::contract::{
-    Contract, ContractError, Draws, Found, Problem, Role, ScalarValue, SizeSpec, Step, StepArg, TensorSpec,
+    Contract, ContractError, Draws, Found, Problem, Role, ScalarValue, SizeSpec, Step, TensorSpec,
 };
 use tile::prelude::*;
 use tile::registry::KernelDef;
-use tile::{Bindings, Config, DType};
+use tile::{Config, DType};
 
 /// `out = x Wᵀ` with `W[n, k] = weights[n, k] * scales[n, k / 16] * global_scale`, one `TILE_M x TILE_N` block of
 /// `out` a program, accumulated in f32.
@@ -173,11 +173,6 @@ impl Nvfp4GemmContract {
     pub const WEIGHTS: Nvfp4GemmContract = Nvfp4GemmContract { x_is_nvfp4: false };
     /// Both operands in NVFP4.
     pub const BOTH: Nvfp4GemmContract = Nvfp4GemmContract { x_is_nvfp4: true };
-
-    /// Number of the output among the tensors.
-    fn out(&self) -> usize {
-        if self.x_is_nvfp4 { 6 } else { 4 }
-    }
 }
 
 tile::register_contract!(Nvfp4GemmContract::WEIGHTS);
@@ -292,42 +287,15 @@ impl Contract for Nvfp4GemmContract {
     fn grid(&self, p: &Problem, config: &Config) -> [usize; 3] {
         let (n, m) =
             (crate::check::blocks(p, "n", config, "TILE_N"), crate::check::blocks(p, "m", config, "TILE_M"));
-        [n, m, splits(config)]
+        [n, m, splits::of(config)]
     }
 
     fn workspace(&self, p: &Problem, config: &Config) -> Vec<TensorSpec> {
-        let shape = match splits(config) {
-            1 => vec![1, 1, 1],
-            splits => vec![splits, p.size("m"), p.size("n")],
-        };
-        vec![TensorSpec { name: "parts", dtype: DType::F32, shape, role: Role::Output }]
+        vec![splits::parts(p, config)]
     }
 
     fn steps(&self, p: &Problem, config: &Config) -> Vec<Step> {
-        let product = Step {
-            kernel: self.kernel(),
-            config: config.clone(),
-            bindings: self.bindings(p, config),
-            grid: self.grid(p, config),
-            args: (0..self.out() + 2).map(StepArg::Tensor).collect(),
-        };
-        if splits(config) == 1 {
-            return vec![product];
-        }
-        let (rows, columns) = (p.size("m"), p.size("n"));
-        let (tile_m, tile_n, at_once) =
-            (1, 512.min(columns.next_power_of_two()), splits(config).min(4).next_power_of_two());
-        let tiles = [("TILE_M", tile_m), ("TILE_N", tile_n), ("SPLITS", at_once)];
-        let tiles = tiles.map(|(name, value)| (name, value as i64));
-        let of_sum = crate::check::config(&tiles, 4, 1, 2);
-        let sum = Step {
-            kernel: &splitk_reduce::KERNEL,
-            bindings: Bindings { consts: of_sum.consts.clone(), dtypes: self.dtype_bindings(p) },
-            config: of_sum,
-            grid: [rows.div_ceil(tile_m) * columns.div_ceil(tile_n), 1, 1],
-            args: vec![StepArg::Tensor(self.out() + 1), StepArg::Tensor(self.out())],
-        };
-        vec![product, sum]
+        splits::steps(self, p, config, p.dtype)
     }
 
     fn fill(&self, p: &Problem, tensor: &TensorSpec, seed: u64) -> Option<Vec<f64>> {
@@ -386,9 +354,4 @@ impl Contract for Nvfp4GemmContract {
         let (stages, occupancy) = if tile_m == 8 && tile_n == 64 { (2, 5) } else { (3, 2) };
         Config { warp_specialize: tile_m > 32, ..crate::check::config(&tiles, 4, stages, occupancy) }
     }
-}
-
-/// Programs that share a block of the result.
-fn splits(config: &Config) -> usize {
-    config.consts["SPLITS"].max(1) as usize
 }

@@ -9,8 +9,8 @@ use tile::dynamic::DynTensor;
 use tile::{Config, Device};
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, GELU_AND_MUL, LayerNormContract, LinearContract,
-    MatmulBatchedContract, MatmulContract, RmsNormContract, RopeContract, SILU_AND_MUL, SoftmaxContract,
-    SplitkReduceContract,
+    MatmulBatchedContract, MatmulContract, MatmulSplitkContract, RmsNormContract, RopeContract, SILU_AND_MUL,
+    SoftmaxContract, SplitkReduceContract,
 };
 use tilegym_kernels::{Nvfp4GemmContract, Nvfp4QuantizeContract};
 
@@ -78,6 +78,33 @@ fn matmul_variants_agree_with_their_references() {
         for is_nk in [0, 1] {
             let batch = [("batch", 3), ("rhs_is_nk", is_nk)];
             agree(&device, &MatmulBatchedContract, &[&sizes[..], &batch].concat(), &[]);
+        }
+    }
+}
+
+/// In any number of parts, fewer tiles of K than parts among them; and twice the same bits.
+#[test]
+fn matmul_splitk_agrees_with_its_reference() {
+    let Some(device) = gpu("matmul_splitk_agrees_with_its_reference") else { return };
+    let contract = &MatmulSplitkContract;
+    for (m, n, k) in [(1, 1, 1), (3, 8, 4104), (257, 129, 65), (256, 384, 2048), (130, 257, 1023)] {
+        for is_nk in [0, 1] {
+            let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
+            agree(&device, contract, &sizes, &[]);
+            for splits in [1, 3, 12] {
+                let tiles = [("TILE_M", 128), ("TILE_N", 128), ("SPLITS", splits)];
+                agree(&device, contract, &sizes, &tiles);
+            }
+        }
+    }
+    for &dtype in contract.dtypes() {
+        let problem = problem(contract, dtype, &[("m", 512), ("n", 512), ("k", 16384)]);
+        let config = config(contract, &problem, &[]);
+        assert!(config.consts["SPLITS"] > 1);
+        let inputs = random_inputs(contract, &problem, 11);
+        let first = run_on(&device, contract, &problem, &config, &inputs);
+        for _ in 0..3 {
+            assert!(run_on(&device, contract, &problem, &config, &inputs) == first, "{dtype}");
         }
     }
 }

@@ -10,7 +10,7 @@ use tile::{Config, Device};
 use tile_lang::DType;
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, LinearContract, MatmulBatchedContract,
-    MatmulContract, Nvfp4GemmContract,
+    MatmulContract, MatmulSplitkContract, Nvfp4GemmContract,
 };
 
 /// Emulated GPUs agree with the reference within the contract's tolerance for tensor cores.
@@ -110,6 +110,10 @@ fn small(kernel: &str) -> Vec<Vec<(&'static str, i64)>> {
             .flat_map(|sizes| [0, 1].map(|is_nk| [&sizes[..], &[("rhs_is_nk", is_nk)]].concat()))
             .map(|sizes| if kernel == "matmul" { sizes } else { [&[("batch", 2)], &sizes[..]].concat() })
             .collect(),
+        "matmul_splitk" => [product(64, 128, 640), product(130, 136, 328), product(33, 65, 17)]
+            .into_iter()
+            .flat_map(|sizes| [0, 1].map(|is_nk| [&sizes[..], &[("rhs_is_nk", is_nk)]].concat()))
+            .collect(),
         "linear" => (0..4)
             .map(|activation| {
                 let switches = [("bias", activation % 2), ("activation", activation)];
@@ -200,6 +204,22 @@ fn products_with_every_switch() {
             }
             let sizes = [("m", 130), ("n", 272), ("k", 200), ("bias", 1), ("activation", 2)];
             turn.agree(&LinearContract, &sizes, &[&tiles[..], &switches(bits)].concat());
+        }
+    }
+}
+
+#[test]
+fn split_products_with_every_switch() {
+    let mut turn = InTurn(0);
+    for splits in [1, 3, 8] {
+        for bits in 0..8 {
+            let tiles =
+                [("TILE_M", 64), ("TILE_N", 128), ("TILE_K", 64), ("num_warps", 4), ("num_stages", 2)];
+            let settings = [&tiles[..], &switches(bits), &[("SPLITS", splits)]].concat();
+            // Fewer blocks of K than splits, and more.
+            for k in [72, 640] {
+                turn.agree(&MatmulSplitkContract, &[("m", 70), ("n", 136), ("k", k)], &settings);
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ mod cuda;
 mod decode_attention;
 mod emulated;
 mod emulator;
+mod matmul_splitk;
 mod nvfp4;
 mod resources;
 mod rows;

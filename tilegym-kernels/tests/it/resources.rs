@@ -52,7 +52,7 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
         "fmha_extended" => [128, 256]
             .map(|dim| vec![("head_dim", dim), ("window", 1024), ("soft_cap", 1), ("sinks", 1)])
             .to_vec(),
-        "matmul" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
+        "matmul" | "matmul_splitk" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
         "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
         "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),
         // A short row, one that is kept in registers, one of several blocks.
