@@ -157,11 +157,13 @@ fn check_ring<'c>(
             _ => None,
         })
         .collect();
-    check_readers(&waits, empty, &buffers, others, report);
+    let is_in_loop = expect.parent_operation().is_some_and(|p| name_of(p) == "scf.for");
+    check_readers(is_in_loop, &waits, empty, &buffers, others, report);
 }
 
 /// Checks what reads a ring's slots.
 fn check_readers<'c>(
+    is_in_loop: bool,
     waits: &[(Op<'c>, Val<'c>)],
     empty: Val<'c>,
     buffers: &[Val<'c>],
@@ -176,9 +178,13 @@ fn check_readers<'c>(
         })
         .collect();
     // Of the loops, one waits for the ring and releases it; what is outside was taken out of it.
+    // A copy in no loop at all is waited for and released once.
     let in_loop =
         |(op, _): &&(Op<'c>, Val<'c>)| op.parent_operation().is_some_and(|p| name_of(p) == "scf.for");
-    let (waits_inside, waits_outside): (Vec<_>, Vec<_>) = waits.iter().partition(in_loop);
+    let (waits_inside, waits_outside): (Vec<_>, Vec<_>) = match is_in_loop {
+        true => waits.iter().partition(in_loop),
+        false => (waits.iter().collect(), Vec::new()),
+    };
     let &[&(wait, _)] = &waits_inside[..] else {
         return report(ProtocolError::FullWaits(waits_inside.len()));
     };
@@ -202,7 +208,7 @@ fn check_readers<'c>(
             };
             if slots.contains(slot) && at < read_at {
                 report(ProtocolError::Unprotected);
-            } else if slots.contains(slot) && !is_done(*read, &body[..at]) {
+            } else if slots.contains(slot) && !is_done(*read, *release) {
                 report(ProtocolError::Unfinished);
             }
         }
@@ -266,21 +272,28 @@ fn carried<'c>(value: Val<'c>, user: Op<'c>) -> Option<(Op<'c>, usize)> {
     (name_of(op) == "scf.for").then_some((op, number))
 }
 
-/// Whether a read is over after some operations of its block: a product is when so many are waited for that it is
-/// not among those still allowed.
-fn is_done<'c>(read: Op<'c>, before: &[Op<'c>]) -> bool {
+/// Whether a read is over in front of an operation behind it: a product is when so many are waited for that it is not
+/// among those still allowed, in its own block or in one around it.
+fn is_done<'c>(read: Op<'c>, at: Op<'c>) -> bool {
     if !matches!(GpuOp::of(read), Some(GpuOp::Wgmma { .. })) {
         return true;
     }
-    let mut started = 0;
-    for op in before.iter().skip_while(|op| !holds(**op, read)).skip(1) {
-        match GpuOp::of(*op) {
-            Some(GpuOp::Wgmma { .. }) => started += 1,
-            Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
-            _ => {}
+    let mut reader = read;
+    loop {
+        let behind = reader.block().map(ops_of).into_iter().flatten().skip_while(|op| *op != reader).skip(1);
+        let mut started = 0;
+        for op in behind.take_while(|op| *op != at) {
+            match GpuOp::of(op) {
+                Some(GpuOp::Wgmma { .. }) => started += 1,
+                Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
+                _ => {}
+            }
+        }
+        match reader.parent_operation().filter(|_| reader.block() != at.block()) {
+            Some(parent) => reader = parent,
+            None => return false,
         }
     }
-    false
 }
 
 /// Whether a loop's release is of a slot that the loop carries and starts without, so that one release is left for

@@ -210,17 +210,25 @@ fn both_roles_of_a_matmul_walk_and_keep_their_turns() {
 }
 
 #[test]
-fn queries_are_loaded_anew_when_nobody_reads_those_of_the_program_before() {
+fn the_next_queries_come_while_the_present_program_ends() {
     let context = dialect::context(&[]);
     let module = lower(&parse(&context, FMHA));
     let walk = ops_of(module.entry()).find(|op| is_for(*op)).expect("the consumers walk");
     let body: Vec<Op> = ops_of(blocks_of(walk)[0]).collect();
-    let at = |wanted: &dyn Fn(&GpuOp) -> bool| {
-        body.iter().position(|op| GpuOp::of(*op).is_some_and(|op| wanted(&op)))
+    let at = |wanted: &dyn Fn(&GpuOp) -> bool| -> Vec<usize> {
+        (0..body.len()).filter(|i| GpuOp::of(body[*i]).is_some_and(|op| wanted(&op))).collect()
     };
-    let copy = at(&|op| matches!(op, GpuOp::AsyncCopy { .. })).expect("the queries' copy");
-    let barrier = at(&|op| matches!(op, GpuOp::Barrier)).expect("a barrier");
-    assert!(barrier < copy, "{}", module.to_text());
+    // The threads wait for the queries, release them behind the blocks of keys, and only then store.
+    let waits = at(&|op| matches!(op, GpuOp::MbarrierWait { .. }));
+    let releases = at(&|op| matches!(op, GpuOp::MbarrierArrive { .. }));
+    let stores = at(&|op| matches!(op, GpuOp::GlobalStore { .. } | GpuOp::BulkStore { .. }));
+    let order = [waits[0], releases[0], stores[0]];
+    assert!(waits.len() == 1 && releases.len() == 1 && order.is_sorted(), "{}", module.to_text());
+    let products = (waits[0]..releases[0]).filter(|i| nested_ops(body[*i]).iter().any(|op| is_for(*op)));
+    assert_eq!(products.count(), 1, "{}", module.to_text());
+    // The slot's parity changes from program to program.
+    let Some(GpuOp::MbarrierWait { parity, .. }) = GpuOp::of(body[waits[0]]) else { panic!("a wait") };
+    assert!(args_of(blocks_of(walk)[0]).contains(&parity));
 }
 
 /// What is kept from one program to the next, or written by the copying warp while others still store, shares its

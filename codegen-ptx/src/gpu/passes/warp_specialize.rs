@@ -4,8 +4,10 @@
 //! where the copies of innermost loops go to rings of `num_stages` slots, filled by bulk copies of one thread of an
 //! additional warp. Copies that nothing reads in between share a ring, with two mbarriers for each slot: one thread
 //! waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies; the other warps
-//! wait until it is `full`, read it, and arrive at `empty` after the last read. Invariant: in every iteration both
-//! sides wait and arrive once at each ring, so that slot and parity of an iteration are the same on both sides.
+//! wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such a loop, as of
+//! attention's queries, are made by the same warp, each in a ring of one slot: where CTAs walk over programs, those of
+//! the next one come while the present one ends. Invariant: in every iteration both sides wait and arrive once at each
+//! ring, so that slot and parity of an iteration are the same on both sides.
 //!
 //! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
 //! it is where that is not arithmetic on scalars alone, or where a tensor does not allow bulk copies.
@@ -35,7 +37,7 @@ const PASS: Pass = Pass::WarpSpecialize;
 /// `eq` among the predicates of `arith.cmpi`.
 const EQUAL: i64 = 0;
 
-/// A copy, what computes its address in the loop, and its tensor map.
+/// A copy, what computes its address in the innermost loop, and its tensor map.
 struct Filled<'c> {
     copy: Copy<'c>,
     address: Vec<Op<'c>>,
@@ -50,11 +52,30 @@ struct Ring<'c> {
     empty: Option<Val<'c>>,
 }
 
-/// A loop whose copies are taken out.
+/// Copies that are taken out of a block: all of an innermost loop, or one in front of such a loop.
 struct Plan<'c> {
-    /// The loops it is in, outermost first, and itself.
+    /// The loops it is in, outermost first.
     nest: Vec<Op<'c>>,
     rings: Vec<Ring<'c>>,
+    /// Slots of its rings.
+    stages: usize,
+    /// It is one copy in front of another plan's loop.
+    is_in_front: bool,
+}
+
+impl<'c> Plan<'c> {
+    /// One of its copies.
+    fn a_copy(&self) -> Op<'c> {
+        self.rings[0].copies[0].copy.copy
+    }
+}
+
+/// The loops around an operation, outermost first; none where something else is around it.
+fn nest_of<'c>(module: &Module<'c>, op: Op<'c>) -> Option<Vec<Op<'c>>> {
+    let around = std::iter::successors(op.parent_operation(), |op| op.parent_operation());
+    let mut nest: Vec<Op> = around.take_while(|op| *op != module.function()).collect();
+    nest.reverse();
+    nest.iter().all(|op| name_of(*op) == "scf.for").then_some(nest)
 }
 
 /// Runs the pass.
@@ -85,11 +106,16 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
             Ok(plan) => {
                 let (count, rings) =
                     (plan.rings.iter().map(|r| r.copies.len()).sum::<usize>(), plan.rings.len());
-                let message = format!(
+                let mut message = format!(
                     "{count} copies are made by a warp of their own, in {rings} rings of {} slots",
                     cx.num_stages
                 );
+                let front = planner.in_front(&plan, cx);
+                if !front.is_empty() {
+                    message += &format!("; and {} in front of the loop", front.len());
+                }
                 cx.remark(PASS, place, message);
+                plans.extend(front);
                 plans.push(plan);
             }
             Err(why) => cx.remark(PASS, place, format!("no warp of its own copies: {why}")),
@@ -101,7 +127,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
     }
     start(&module, &mut plans, &needed, cx);
     for plan in plans {
-        consume(&module, plan, cx.num_stages);
+        consume(&module, plan);
     }
     Ok(module)
 }
@@ -124,13 +150,8 @@ fn op_address(op: Op) -> usize {
 impl<'c> Planner<'_, 'c> {
     /// Plans a loop, or says why its copies stay.
     fn plan(&mut self, op: Op<'c>, cx: &PassContext) -> Result<Plan<'c>, String> {
-        let mut nest = vec![op];
-        while let Some(parent) = nest[0].parent_operation().filter(|p| *p != self.module.function()) {
-            if name_of(parent) != "scf.for" {
-                return Err("the loop is not in loops alone".to_owned());
-            }
-            nest.insert(0, parent);
-        }
+        let mut nest = nest_of(self.module, op).ok_or("the loop is not in loops alone")?;
+        nest.push(op);
         if nest.iter().any(|op| self.taken.contains(op)) {
             return Err("a loop around it holds another that copies".to_owned());
         }
@@ -162,7 +183,31 @@ impl<'c> Planner<'_, 'c> {
         }
         self.needed.extend(needed);
         self.taken.extend(&nest);
-        Ok(Plan { nest, rings })
+        Ok(Plan { nest, rings, stages: cx.num_stages, is_in_front: false })
+    }
+
+    /// Plans the copies in front of a loop, in the blocks around it, whose addresses and maps allow it.
+    fn in_front(&mut self, plan: &Plan<'c>, cx: &PassContext) -> Vec<Plan<'c>> {
+        let mut found = Vec::new();
+        for (level, inner) in plan.nest.iter().enumerate() {
+            let (nest, Some(block)) = (&plan.nest[..level], inner.block()) else { continue };
+            for copy in copies(block) {
+                let is_in_front = ops_of(block).take_while(|op| op != inner).any(|op| op == copy.copy);
+                let mut needed = HashSet::new();
+                if !is_in_front
+                    || self.written.contains(&root_view(copy.view))
+                    || self.close(operands_of(copy.copy), nest, &mut needed).is_err()
+                {
+                    continue;
+                }
+                let Ok((map, box_shape)) = self.map(&copy, cx) else { continue };
+                self.needed.extend(needed);
+                let filled = Filled { copy, address: Vec::new(), map, box_shape };
+                let ring = Ring { copies: vec![filled], full: None, empty: None };
+                found.push(Plan { nest: nest.to_vec(), rings: vec![ring], stages: 1, is_in_front: true });
+            }
+        }
+        found
     }
 
     /// Adds what values are computed by, which must be arithmetic on what the function is given and what the loops
@@ -231,10 +276,10 @@ pub(super) fn next<'c>(b: &Builder<'c>, [slot, parity]: Turn<'c>, stages: usize)
 
 /// Puts barriers, buffers and the copying warp's branch in front of everything.
 fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize>, cx: &PassContext) {
-    let stages = cx.num_stages;
     let first = ops_of(module.entry()).next().expect("a function has a terminator");
     let b = Builder::before(module.context(), first);
-    for ring in plans.iter_mut().flat_map(|p| &mut p.rings) {
+    let rings = plans.iter_mut().flat_map(|p| p.rings.iter_mut().map(|ring| (ring, p.stages)));
+    for (ring, stages) in rings {
         ring.full = Some(b.mbarriers(stages, 1));
         ring.empty = Some(b.mbarriers(stages, cx.num_warps));
         for Filled { copy, .. } in &ring.copies {
@@ -251,7 +296,7 @@ fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize
         role,
         &[],
         |b| {
-            let mut producer = Producer { plans, needed, stages, renamed: Renamed::new() };
+            let mut producer = Producer { plans, needed, renamed: Renamed::new() };
             let (slot, parity) = (b.int_const(DType::I32, 0), b.int_const(DType::I32, 1));
             let mut turns: Vec<Turn> = vec![[slot, parity]; producer.plans.len()];
             producer.block(b, module.entry(), &mut turns);
@@ -266,7 +311,6 @@ fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize
 struct Producer<'a, 'c> {
     plans: &'a [Plan<'c>],
     needed: &'a HashSet<usize>,
-    stages: usize,
     renamed: Renamed<'c>,
 }
 
@@ -275,11 +319,13 @@ impl<'c> Producer<'_, 'c> {
         self.renamed.get(&address_of(value)).copied().unwrap_or(value)
     }
 
-    /// What of a block's operations is needed, and the loops with copies; `turns` are each plan's.
+    /// What of a block's operations is needed, the copies in front of loops, and those loops; `turns` are each plan's.
     fn block(&mut self, b: &Builder<'c>, block: Blk<'c>, turns: &mut Vec<Turn<'c>>) {
         for op in ops_of(block) {
             if self.needed.contains(&op_address(op)) {
                 clone_op(b, op, &mut self.renamed);
+            } else if let Some(number) = self.plans.iter().position(|p| p.is_in_front && p.a_copy() == op) {
+                turns[number] = self.fill(b, number, turns[number]);
             } else if self.plans.iter().any(|p| p.nest.contains(&op)) {
                 self.nest(b, op, turns);
             }
@@ -293,7 +339,7 @@ impl<'c> Producer<'_, 'c> {
         let loops = b.for_loop([bounds[0], bounds[1], bounds[2]], &flat, |b, variable, carried| {
             self.renamed.insert(address_of(args_of(body)[0]), variable);
             let mut turns: Vec<Turn> = carried.chunks(2).map(|pair| [pair[0], pair[1]]).collect();
-            match self.plans.iter().position(|p| p.nest.last() == Some(&op)) {
+            match self.plans.iter().position(|p| !p.is_in_front && p.nest.last() == Some(&op)) {
                 Some(number) => turns[number] = self.fill(b, number, turns[number]),
                 None => self.block(b, body, &mut turns),
             }
@@ -325,47 +371,48 @@ impl<'c> Producer<'_, 'c> {
                 b.tma_copy((view, &index), [smem, full, slot], shapes, filled.map);
             }
         }
-        next(b, [slot, parity], self.stages)
+        next(b, [slot, parity], plans[number].stages)
     }
 }
 
-/// Rewrites a loop to wait for its rings and release them, and the loops around it to carry the turn.
-fn consume<'c>(module: &Module<'c>, plan: Plan<'c>, stages: usize) {
+/// Rewrites a plan's block to wait for its rings and release them, and the loops around it to carry the turn.
+fn consume<'c>(module: &Module<'c>, plan: Plan<'c>) {
     let context = module.context();
     let i32_type = element_type(context, DType::I32);
-    let Some((op, outer)) = plan.nest.split_last() else { return };
-    let body = blocks_of(*op)[0];
-    let turn = [(); 2].map(|()| -> Val { body.add_argument(i32_type, op.location()) });
+    // Other plans may have replaced the loops since.
+    let (Some(nest), Some(block)) = (nest_of(module, plan.a_copy()), plan.a_copy().block()) else { return };
+    let front = Builder::before(context, nest.first().copied().unwrap_or(plan.a_copy()));
+    let first: Turn = [(); 2].map(|()| front.int_const(DType::I32, 0));
+    // Each loop's turn at the start of an iteration, and what it is handed at first.
+    let turns: Vec<Turn> = nest
+        .iter()
+        .map(|op| [(); 2].map(|()| -> Val { blocks_of(*op)[0].add_argument(i32_type, op.location()) }))
+        .collect();
+    let turn = turns.last().copied().unwrap_or(first);
     for ring in plan.rings {
         let (Some(full), Some(empty), Some(last)) = (ring.full, ring.empty, ring.copies.last()) else {
             continue;
         };
         Builder::before(context, last.copy.wait).mbarrier_wait(full, turn[0], turn[1]);
-        release_after_reads(module, body, &ring.copies, (empty, turn[0]));
+        release_after_reads(module, block, &ring.copies, (empty, turn[0]));
         for Filled { copy, .. } in ring.copies {
-            use_slot(body, copy.smem, turn[0]);
+            use_slot(block, copy.smem, turn[0]);
             for op in copy.before.into_iter().chain([copy.after, copy.wait, copy.commit, copy.copy]) {
                 erase(op);
             }
         }
     }
-    let end = ops_of(body).last().expect("a loop's body has a terminator");
-    let following = next(&Builder::before(context, end), turn, stages);
-    yield_more(module, body, &following);
-
     // From the inside out, each loop hands the turn to the one in it.
-    let mut handed: Vec<Turn> = Vec::new();
-    let front = Builder::before(context, plan.nest[0]);
-    handed.push([(); 2].map(|()| front.int_const(DType::I32, 0)));
-    for op in outer {
-        let block = blocks_of(*op)[0];
-        handed.push([(); 2].map(|()| -> Val { block.add_argument(i32_type, op.location()) }));
-    }
-    for (level, op) in plan.nest.iter().enumerate().rev() {
-        let b = Builder::before(context, *op);
-        let results = carry_more(&b, *op, &operands_of(*op), &handed[level]);
+    for (level, op) in nest.iter().enumerate().rev() {
+        if level + 1 == nest.len() {
+            let end = ops_of(block).last().expect("a loop's body has a terminator");
+            let following = next(&Builder::before(context, end), turn, plan.stages);
+            yield_more(module, block, &following);
+        }
+        let handed = if level == 0 { first } else { turns[level - 1] };
+        let results = carry_more(&Builder::before(context, *op), *op, &operands_of(*op), &handed);
         if let Some(around) = level.checked_sub(1) {
-            yield_more(module, blocks_of(outer[around])[0], &results);
+            yield_more(module, blocks_of(nest[around])[0], &results);
         }
     }
 }
