@@ -52,8 +52,8 @@ impl Device {
     ///
     /// ```
     /// use tile::Device;
-    /// use tile::jit::target;
-    /// let spark = Device::emulated(target("sm_121").unwrap(), 0);
+    /// use tile::jit::Target;
+    /// let spark = Device::emulated(Target::from_name("sm_121").unwrap(), 0);
     /// assert_eq!(spark.kind().to_string(), "an emulated sm_121a");
     /// ```
     #[cfg(feature = "jit")]

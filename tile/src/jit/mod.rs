@@ -11,8 +11,9 @@ pub use artifact::{Artifact, Assembler, obtain};
 
 use crate::error::{KernelError, LaunchError, Place, render};
 use crate::registry::KernelDef;
+pub use codegen_ptx::Target;
 use codegen_ptx::lower::Check;
-use codegen_ptx::{CompileOptions, Compiled, Target};
+use codegen_ptx::{CompileOptions, Compiled};
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 pub use tile_ir::{Module, TileContext};

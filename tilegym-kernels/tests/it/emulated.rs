@@ -186,6 +186,12 @@ fn switches(bits: i64) -> [(&'static str, i64); 4] {
 }
 
 #[test]
+fn ctas_that_walk_on_every_target() {
+    let walks = [("persistent", 1), ("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32)];
+    agree(Target::all(), &MatmulContract, &[("m", 150), ("n", 140), ("k", 72)], &walks);
+}
+
+#[test]
 fn products_with_every_switch() {
     let mut turn = InTurn(0);
     let tiles = [
