@@ -3,7 +3,9 @@
 use crate::contract::{Contract, Problem, Role, TensorSpec};
 #[cfg(feature = "cuda")]
 use crate::cuda::{DeviceTensor, Prepared, Stream};
-use crate::device::{Device, Inner};
+use crate::device::Device;
+#[cfg(feature = "cuda")]
+use crate::device::Inner;
 use crate::dynamic::{CpuOptions, DynArg, DynTensor, ScalarValue};
 use crate::error::LaunchError;
 use crate::registry::KernelDef;

@@ -2,7 +2,9 @@
 
 #[cfg(feature = "cuda")]
 use crate::cuda::{self, Allocation, Gpu, PinnedBuffer, Stream, strided_count};
-use crate::device::{Device, DeviceKind, Inner};
+#[cfg(feature = "cuda")]
+use crate::device::Inner;
+use crate::device::{Device, DeviceKind};
 #[cfg(feature = "cuda")]
 use crate::dynamic::byte_count;
 use crate::eager::Element;

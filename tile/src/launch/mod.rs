@@ -10,7 +10,9 @@ mod on_cpu;
 
 #[cfg(feature = "cuda")]
 use crate::cuda;
-use crate::device::{Device, Inner};
+use crate::device::Device;
+#[cfg(feature = "cuda")]
+use crate::device::Inner;
 use crate::error::LaunchError;
 use crate::registry::KernelDef;
 use tile_lang::{Config, DType};
