@@ -4,9 +4,9 @@
 
 use crate::support::{config, problem, run_on};
 use codegen_ptx::Target;
-use tile::contract::{Contract, Problem, contracts, random_inputs, relative_error};
+use tile::contract::{self, Contract, Problem, contracts, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
-use tile::{Config, Device};
+use tile::{Config, Device, LaunchError};
 use tile_lang::DType;
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, LinearContract, MatmulBatchedContract,
@@ -183,6 +183,56 @@ fn other_kernels_on_every_target() {
 fn switches(bits: i64) -> [(&'static str, i64); 4] {
     let bit = |i: i64| bits >> i & 1;
     [("warp_specialize", bit(0)), ("bulk_stores", bit(1)), ("persistent", bit(2)), ("ping_pong", bit(3))]
+}
+
+/// Random members of the kernels' tuning spaces, under random switches, on random targets. What a target has no room
+/// for is refused, which is no disagreement. `TILEWRIGHT_EMULATE_CASES` says how many.
+#[test]
+fn random_configurations_agree() {
+    let cases = std::env::var("TILEWRIGHT_EMULATE_CASES").map_or(80, |text| text.parse().expect("a number"));
+    let mut state = 0x7a5e_u64;
+    let mut below = |end: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % end
+    };
+    let contracts: Vec<_> = contracts().into_iter().filter(|c| !small(c.kernel().name).is_empty()).collect();
+    let mut ran = 0;
+    for case in 0..cases {
+        let contract = contracts[below(contracts.len())];
+        let shapes = small(contract.kernel().name);
+        let dtypes = contract.dtypes();
+        let problem = problem(contract, dtypes[below(dtypes.len())], &shapes[below(shapes.len())]);
+        let space = tile_lang::space::candidates(contract.kernel().ast(), &contract.consts(&problem));
+        let space = space.expect("the contract fixes what the space lacks");
+        let mut config = space[below(space.len())].clone();
+        for name in ["split_masks", "bulk_stores", "persistent", "ping_pong"] {
+            if below(2) == 0 {
+                config.set(name, below(2) as i64);
+            }
+        }
+        let target = Target::all()[below(Target::all().len())];
+        let inputs = random_inputs(contract, &problem, case);
+        let device = Device::emulated(target, case);
+        let kernel = contract.kernel().name;
+        match contract::run(contract, &problem, &config, &device, &inputs) {
+            Ok(found) => {
+                let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
+                let tolerance = contract.tolerance(problem.dtype, true);
+                for (found, reference) in found.iter().zip(&contract.oracle(&problem, &widened)) {
+                    let error = relative_error(&found.to_f64(), reference);
+                    assert!(
+                        error <= tolerance,
+                        "{kernel} {target} {problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}"
+                    );
+                }
+                ran += 1;
+            }
+            Err(LaunchError::Check { .. }) => {}
+            Err(LaunchError::Jit(error)) if !error.is_bug() => {}
+            Err(error) => panic!("{kernel} {target} {problem:?} {config:?}: {error}"),
+        }
+    }
+    assert!(2 * ran > cases, "only {ran} of {cases} configurations fit their targets");
 }
 
 #[test]
