@@ -9,6 +9,7 @@ pub mod choice;
 pub mod cli;
 pub mod configs;
 pub mod cost;
+pub mod emulate;
 pub mod error;
 pub mod explain;
 pub mod files;

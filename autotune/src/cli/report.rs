@@ -1,6 +1,7 @@
 //! A sweep's table on the terminal.
 
 use super::table::{bytes, table, time};
+use crate::emulate::Emulated;
 use crate::explain::registers_by_role;
 use crate::measured::Report;
 use crate::platform::Platform;
@@ -21,6 +22,8 @@ pub struct Swept<'a> {
     pub report: Option<&'a Report>,
     /// Why it was not.
     pub unmeasured: Option<&'a str>,
+    /// What an emulated GPU said of the winner, where it was not.
+    pub emulated: Option<&'a Emulated>,
     /// Where the record is.
     pub written: Option<&'a Path>,
     /// Whether the winner was to be written.
@@ -101,6 +104,18 @@ fn summary(swept: &Swept) -> String {
     }
     if let Some(best) = sweep.best() {
         text += &portrait(best);
+    }
+    if let Some(Emulated { target, sizes, error }) = swept.emulated {
+        let sizes: Vec<String> = sizes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+        text += &match error {
+            Some(error) => format!(
+                "the best agrees with its reference on an emulated {target}: error {error:.2e} at {}\n",
+                sizes.join(" ")
+            ),
+            None => {
+                format!("the best was not checked: its code has what an emulated {target} does not know\n")
+            }
+        };
     }
     match (sweep.best(), swept.written) {
         (Some(best), Some(path)) => {

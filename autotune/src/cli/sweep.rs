@@ -4,6 +4,7 @@ use super::args::{Common, SweepArgs};
 use super::report::{Swept, render};
 use super::{assembler, print, print_json, subject, warn, worker};
 use crate::configs::{Configs, stale_warning};
+use crate::emulate::emulate;
 use crate::error::TuneError;
 use crate::journal::Journal;
 use crate::measure::GpuFacts;
@@ -155,6 +156,13 @@ fn tune(
         }
         _ => None,
     };
+    let emulated = match report {
+        None => {
+            bar.set_message(format!("{} on an emulated {}", subject.kernel(), target.name));
+            emulate(subject, target, &mut result)
+        }
+        Some(_) => None,
+    };
     bar.finish_and_clear();
 
     let record = to_record(subject, &result, ptxas, report.as_ref());
@@ -176,6 +184,7 @@ fn tune(
             sweep: &result,
             report: report.as_ref(),
             unmeasured: tools.gpus.err(),
+            emulated: emulated.as_ref(),
             written,
             recorded: set.is_empty() || args.record,
         };
@@ -195,7 +204,7 @@ fn tune(
         "kernel": subject.kernel(), "target": target.part, "platform": platform.name, "compiler": COMPILER,
         "assembler": ptxas.map(|p| p.version()), "dtype": subject.problem.dtype, "sizes": subject.problem.sizes,
         "bucket": subject.bucket(), "source_hash": hash, "seconds": result.elapsed.as_secs_f64(),
-        "resumed": result.resumed, "measured": report, "not_measured": tools.gpus.err(), "best": result.best(),
+        "resumed": result.resumed, "measured": report, "not_measured": tools.gpus.err(), "emulated": emulated, "best": result.best(),
         "record": written, "trials": result.trials,
     }))
 }

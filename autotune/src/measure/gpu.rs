@@ -1,6 +1,6 @@
 //! A bench on a GPU.
 
-use super::problem::{difference, smaller, whole_input};
+use super::problem::{ORACLE_COST, difference, smaller, whole_input};
 use super::protocol::Opening;
 use super::{Bench, Fault, GpuFacts, Pair};
 use crate::subject::{Subject, find_contract};
@@ -112,7 +112,7 @@ impl Opened {
         let device = Device::cuda(opening.gpu).map_err(unable)?;
         let l2_bytes = device.properties().map_or(0, |properties| properties.l2_bytes);
 
-        let problem = smaller(contract, &subject.problem);
+        let problem = smaller(contract, &subject.problem, ORACLE_COST);
         let given = random_inputs(contract, &problem, SEED);
         let widened: Vec<Vec<f64>> = given.iter().map(DynTensor::to_f64).collect();
         let expected = contract.oracle(&problem, &widened);

@@ -6,7 +6,7 @@ use tile::contract::{Contract, Draws, Problem, TensorSpec};
 use tile::dynamic::DynTensor;
 
 /// What the oracle may cost: operations, a tensor's element counting as many as it takes to draw one.
-const ORACLE_COST: f64 = 4e9;
+pub const ORACLE_COST: f64 = 4e9;
 const ELEMENT_COST: f64 = 1e3;
 /// Sizes from here on are halved first: they are lengths, of which many tiles remain.
 const LONG: i64 = 2048;
@@ -16,12 +16,12 @@ const GRAIN: i64 = 256;
 /// number, so that 4-bit elements fill bytes.
 const BLOCK: usize = 2 * 524_287;
 
-/// A problem of the same class that the oracle is quick on: the same switches and exact sizes, lengths with the same
+/// A problem of the same class that costs no more than `most`: the same switches and exact sizes, lengths with the same
 /// remainders, and the same proportions where they can be kept.
-pub fn smaller(contract: &dyn Contract, problem: &Problem) -> Problem {
+pub fn smaller(contract: &dyn Contract, problem: &Problem, most: f64) -> Problem {
     let mut small = problem.clone();
     let is_range = |name: &str| contract.sizes().iter().any(|s| s.name == name && !s.exact);
-    while cost(contract, &small) > ORACLE_COST {
+    while cost(contract, &small) > most {
         let sizes = || small.sizes.iter().filter(|(name, v)| is_range(name) && **v > 1);
         let long: Vec<String> = sizes().filter(|(_, v)| **v >= LONG).map(|(name, _)| name.clone()).collect();
         let all: Vec<String> = sizes().map(|(name, _)| name.clone()).collect();
@@ -107,7 +107,7 @@ mod tests {
         let contract = find_contract(kernel).unwrap_or_else(|e| panic!("{e}"));
         let sizes: IndexMap<String, i64> = sizes.iter().map(|(name, v)| ((*name).to_owned(), *v)).collect();
         let subject = Subject::new(contract, None, &sizes).unwrap_or_else(|e| panic!("{e}"));
-        let small = smaller(contract, &subject.problem);
+        let small = smaller(contract, &subject.problem, ORACLE_COST);
         let cost = cost(contract, &small);
         (small, cost)
     }
