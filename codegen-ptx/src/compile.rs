@@ -3,7 +3,7 @@
 use crate::error::LowerError;
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::launch::{LaunchNeeds, TensorMap};
-use crate::gpu::passes::{PassContext, Remark, Switches, run_passes};
+use crate::gpu::passes::{Pass, PassContext, Remark, Switches, run_passes};
 use crate::gpu::resources::Resources;
 use crate::llvm::LlvmModule;
 use crate::lower::{Check, LowerOptions, LoweredKernel, lower_to_llvm};
@@ -26,7 +26,7 @@ pub struct CompileOptions {
     pub num_stages: u32,
     /// CTAs that are to fit on an SM; bounds the registers of each.
     pub occupancy: u32,
-    /// CTAs of a cluster; only 1 is supported.
+    /// CTAs of a cluster along x: 1, 2, 4 or 8. A kernel that gains nothing by clusters, and does not walk, has none.
     pub num_ctas: u32,
     /// Which passes may run, where the target has them.
     pub switches: Switches,
@@ -63,7 +63,13 @@ impl CompileOptions {
         let warps = self.num_warps;
         option("num_warps", warps, "1, 2, 4, 8 or 16", warps.is_power_of_two() && warps <= 16)?;
         option("num_stages", self.num_stages, "1 to 8", (1..=8).contains(&self.num_stages))?;
-        option("num_ctas", self.num_ctas, "1", self.num_ctas == 1)?;
+        let ctas = self.num_ctas;
+        option("num_ctas", ctas, "1, 2, 4 or 8", ctas.is_power_of_two() && ctas <= 8)?;
+        let has_clusters = self.target.has_multicast() && self.target.passes.contains(&Pass::MulticastCopies);
+        if ctas > 1 && !has_clusters {
+            let what = format!("num_ctas = {ctas}, a cluster of CTAs,");
+            return Err(LowerError::Unsupported { what, target: self.target.part, place: None });
+        }
         let limits = &self.target.limits;
         let resident = self.occupancy >= 1
             && self.occupancy <= limits.ctas_per_sm
@@ -95,6 +101,9 @@ pub struct Compiled {
     /// The kernel runs all programs of a grid in any number of CTAs along x. It takes the grid's three extents, i32,
     /// after its arguments; programs and CTAs together are to be fewer than 2^31.
     pub persistent: bool,
+    /// CTAs of a cluster along x, of which the extents of grid and launch are to be multiples; 1 where they are launched
+    /// alone.
+    pub num_ctas: u32,
     /// What passes did and did not do.
     pub remarks: Vec<Remark>,
     /// Shared memory by buffer, warps by role.
@@ -191,6 +200,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         num_warps: options.num_warps as usize,
         num_stages: options.num_stages as usize,
         occupancy: options.occupancy as usize,
+        num_ctas: options.num_ctas as usize,
         switches: options.switches,
         facts: options.facts.clone(),
         remarks: Vec::new(),
@@ -228,6 +238,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         checks,
         tensor_maps: needs.tensor_maps,
         persistent: needs.persistent,
+        num_ctas: needs.cluster.unwrap_or(1) as u32,
         remarks: passes.remarks,
         resources,
         timing,

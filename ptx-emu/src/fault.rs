@@ -148,6 +148,9 @@ pub enum Wrong {
         /// What is.
         what: &'static str,
     },
+    /// Something reaches the shared memory of a CTA that has ended.
+    #[error("reaches the shared memory of a CTA that may have ended")]
+    Ended,
     /// Integer division by zero.
     #[error("divides an integer by zero")]
     DivisionByZero,

@@ -1,7 +1,7 @@
 //! Runs PTX on the CPU.
 //!
 //! [`Module::parse`] reads the PTX that this project's code generation makes, for any of its targets, and
-//! [`Entry::run`] executes it: threads in warps, warps in turns, CTAs one after the other. It is as strict as the ISA
+//! [`Entry::run`] executes it: threads in warps, warps in turns, CTAs or clusters of them one after the other. It is as strict as the ISA
 //! lets a GPU be, so that a test sees at once what a GPU would show now and then:
 //!
 //! - every access is checked: bounds, alignment, shared memory that was never written;
@@ -9,9 +9,10 @@
 //!   warps ran in; asynchronous reads want a proxy fence behind the writes of threads;
 //! - asynchronous copies and products are done as late as they may be, and what they use is not to be touched until
 //!   then: buffers of bulk copies, `cp.async` and `wgmma`, and the registers of a `wgmma`;
+//! - what CTAs of a cluster do to each other's shared memory is checked like the rest, and that they have not ended;
 //! - mbarriers that get one arrival too many, warps that wait for each other, work that nobody waits for.
 //!
-//! It does not see races between the threads of one warp, nor those between CTAs, and it knows nothing of time.
+//! It does not see races between the threads of one warp, nor those between CTAs in global memory, and it knows nothing of time.
 //!
 //! ```
 //! use ptx_emu::{Launch, Memory, Module, Param};
@@ -38,6 +39,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod cluster;
 mod exec;
 mod fault;
 mod lex;

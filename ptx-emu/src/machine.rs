@@ -1,5 +1,6 @@
-//! Launches: the CTAs of a grid, one after the other, and the turns of their warps.
+//! Launches: the clusters of a grid, one after the other, and the turns of their warps.
 
+use crate::cluster::Between;
 use crate::exec::{Cta, Launched};
 use crate::fault::{Fault, Wrong};
 use crate::memory::{Memory, Param, Params};
@@ -50,7 +51,7 @@ impl Random {
 }
 
 impl Entry {
-    /// Runs the kernel; CTAs run one after the other, as a GPU with room for one might have them.
+    /// Runs the kernel; CTAs, or clusters of them, run one after the other, as a GPU with room for one might have them.
     ///
     /// # Errors
     /// [`Fault`], with the place of the first thing that the kernel must not do.
@@ -67,63 +68,99 @@ impl Entry {
         let mut random = Random(launch.seed);
         let mut done = Done::default();
         let [x, y, z] = launch.grid;
-        for cta in (0..z).flat_map(|z| (0..y).flat_map(move |y| (0..x).map(move |x| [x, y, z]))) {
-            let place = Place { threads, cta, grid: launch.grid };
-            let at = Launched { entry: self, params: &params, place };
-            done.instructions += self.run_cta(launch, &at, &mut random, memory)?;
+        if !x.is_multiple_of(self.cluster) {
+            return Err(refuse(Wrong::Launch(format!("clusters of {} CTAs in {x} along x", self.cluster))));
+        }
+        let firsts = (0..x).step_by(self.cluster as usize);
+        for [first, y, z] in (0..z).flat_map(|z| {
+            (0..y).flat_map({
+                let firsts = &firsts;
+                move |y| firsts.clone().map(move |x| [x, y, z])
+            })
+        }) {
+            let at = |rank| {
+                let place = Place { threads, cta: [first + rank, y, z], grid: launch.grid, rank };
+                Launched { entry: self, params: &params, place }
+            };
+            let ctas: Vec<Launched<'_>> = (0..self.cluster).map(at).collect();
+            done.instructions += self.run_cluster(launch, &ctas, &mut random, memory)?;
         }
         Ok(done)
     }
 
-    /// Runs one CTA to its end.
-    fn run_cta(
+    /// Runs the CTAs of a cluster, which may be one, to their ends.
+    fn run_cluster(
         &self,
         launch: &Launch,
-        at: &Launched<'_>,
+        at: &[Launched<'_>],
         random: &mut Random,
         memory: &mut Memory<'_>,
     ) -> Result<u64, Fault> {
-        let mut cta = Cta::new(self, launch.threads, launch.shared_bytes);
+        let cta = |rank| Cta::new(self, launch.threads, launch.shared_bytes, [rank, at.len()]);
+        let mut ctas: Vec<Cta> = (0..at.len()).map(cta).collect();
+        let mut between = Between::default();
         let mut executed = 0;
         loop {
-            cta.wake();
-            let ready: Vec<usize> =
-                cta.warps.iter().filter(|warp| warp.state == State::Ready).map(|warp| warp.number).collect();
+            between.meet(&mut ctas);
+            ctas.iter_mut().for_each(Cta::wake);
+            let all =
+                ctas.iter().enumerate().flat_map(|(r, cta)| cta.warps.iter().map(move |warp| (r, warp)));
+            let ready: Vec<(usize, usize)> = all
+                .filter(|(_, warp)| warp.state == State::Ready)
+                .map(|(r, warp)| (r, warp.number))
+                .collect();
+            if !between.arrivals.is_empty() && (ready.is_empty() || random.below(8) == 0) {
+                let index = random.below(between.arrivals.len());
+                between.arrive(&mut ctas, index).map_err(|what| self.fault(&at[0], &ctas[0], 0, what))?;
+                continue;
+            }
             if ready.is_empty() {
                 // Copies come as late as they can: when nobody gets on without them.
-                if !cta.loads.is_empty() {
-                    let index = random.below(cta.loads.len());
-                    cta.finish_bulk_load(index, at, memory).map_err(|what| self.fault(at, &cta, 0, what))?;
+                let loading: Vec<usize> = (0..ctas.len()).filter(|r| !ctas[*r].loads.is_empty()).collect();
+                if !loading.is_empty() {
+                    let r = loading[random.below(loading.len())];
+                    let index = random.below(ctas[r].loads.len());
+                    let ended = at.len() > 1 && ctas[r].warps.iter().all(|warp| warp.state == State::Done);
+                    let finished = match ended {
+                        true => Err(Wrong::Ended),
+                        false => ctas[r].finish_bulk_load(index, &at[r], memory),
+                    };
+                    finished.map_err(|what| self.fault(&at[r], &ctas[r], 0, what))?;
                     continue;
                 }
-                if cta.warps.iter().all(|warp| warp.state == State::Done) {
-                    break;
-                }
-                let waiting =
-                    cta.warps.iter().find(|warp| warp.state != State::Done).map_or(0, |warp| warp.number);
-                let what = Wrong::Deadlock { warps: self.waits(&cta) };
-                return Err(self.fault(at, &cta, waiting, what));
+                let waiting = ctas.iter().enumerate().find_map(|(r, cta)| {
+                    cta.warps.iter().find(|warp| warp.state != State::Done).map(|warp| (r, warp.number))
+                });
+                let Some((r, w)) = waiting else { break };
+                let what = Wrong::Deadlock { warps: self.waits(&ctas) };
+                return Err(self.fault(&at[r], &ctas[r], w, what));
             }
-            let w = ready[random.below(ready.len())];
+            let (r, w) = ready[random.below(ready.len())];
             for _ in 0..=random.below(200) {
-                if cta.warps[w].state != State::Ready {
+                if ctas[r].warps[w].state != State::Ready {
                     break;
                 }
-                cta.step(w, at, memory).map_err(|what| self.fault(at, &cta, w, what))?;
+                ctas[r].step(w, &at[r], memory).map_err(|what| self.fault(&at[r], &ctas[r], w, what))?;
                 executed += 1;
+                if !ctas[r].sent.is_empty() {
+                    let taken = between.take(&mut ctas, r, &at[r]);
+                    taken.map_err(|what| self.fault(&at[r], &ctas[r], w, what))?;
+                }
             }
             if executed > launch.max_instructions {
-                return Err(self.fault(at, &cta, w, Wrong::TooLong(executed)));
+                return Err(self.fault(&at[r], &ctas[r], w, Wrong::TooLong(executed)));
             }
         }
-        match cta.unfinished() {
-            Some((w, what)) => Err(self.fault(at, &cta, w, Wrong::Unfinished { what })),
-            None => Ok(executed),
+        for (at, cta) in at.iter().zip(&ctas) {
+            if let Some((w, what)) = cta.unfinished() {
+                return Err(self.fault(at, cta, w, Wrong::Unfinished { what }));
+            }
         }
+        Ok(executed)
     }
 
     /// What each warp waits for.
-    fn waits(&self, cta: &Cta) -> String {
+    fn waits(&self, ctas: &[Cta]) -> String {
         let one = |warp: &crate::warp::Warp| {
             let line = warp.pc().and_then(|pc| self.code.get(pc)).map_or(0, |inst| inst.line);
             let what = match warp.state {
@@ -131,11 +168,12 @@ impl Entry {
                 State::Mbarrier { address, parity } => {
                     format!("phase {parity} of the mbarrier at {address:#x}")
                 }
+                State::Cluster => "the cluster".to_owned(),
                 State::Ready | State::Done => return None,
             };
             Some(format!("warp {} at line {line} for {what}", warp.number))
         };
-        cta.warps.iter().filter_map(one).collect::<Vec<_>>().join(", ")
+        ctas.iter().flat_map(|cta| &cta.warps).filter_map(one).collect::<Vec<_>>().join(", ")
     }
 
     fn fault(&self, at: &Launched<'_>, cta: &Cta, w: usize, what: Wrong) -> Fault {
@@ -149,9 +187,12 @@ impl Entry {
 }
 
 impl Cta {
-    /// Makes warps ready whose mbarrier's phase is over.
+    /// Makes warps ready whose mbarrier's phase is over, or whose cluster has met.
     fn wake(&mut self) {
         for warp in &mut self.warps {
+            if warp.state == State::Cluster && warp.meetings <= self.meetings {
+                warp.state = State::Ready;
+            }
             if let State::Mbarrier { address, parity } = warp.state
                 && self.mbarriers.get(&address).is_some_and(|barrier| barrier.is_over(parity))
             {

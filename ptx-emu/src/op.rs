@@ -15,6 +15,8 @@ pub(crate) enum Special {
     Nctaid(usize),
     LaneId,
     WarpId,
+    /// The number of the CTA in its cluster.
+    ClusterRank,
 }
 
 /// An operand.
@@ -282,11 +284,21 @@ pub(crate) enum Op {
     MbarrierArrive {
         expects: bool,
     },
+    /// At an mbarrier of any CTA of the cluster.
+    ClusterMbarrierArrive,
+    /// The address of another CTA's shared memory.
+    MapShared,
+    /// The barrier of all threads of a cluster.
+    ClusterArrive,
+    ClusterWait,
     MbarrierTryWait,
     FenceProxyAsync,
     /// Orders what is ordered here anyway.
     Nothing,
-    BulkLoad,
+    /// With `cluster`, to the CTAs in a mask.
+    BulkLoad {
+        cluster: bool,
+    },
     BulkStore,
     BulkCommit,
     BulkWait {
@@ -318,6 +330,8 @@ impl Op {
             self,
             Op::Barrier { .. }
                 | Op::BarrierReduce { .. }
+                | Op::ClusterArrive
+                | Op::ClusterWait
                 | Op::WarpBarrier
                 | Op::Shuffle(_)
                 | Op::Elect
@@ -433,6 +447,9 @@ pub(crate) fn decode(opcode: &str) -> Option<Op> {
         "bra" => Some(Op::Branch),
         "ret" | "exit" => Some(Op::Return),
         "trap" => Some(Op::Trap),
+        "barrier" if has("cluster") && has("arrive") => Some(Op::ClusterArrive),
+        "barrier" if has("cluster") && has("wait") => Some(Op::ClusterWait),
+        "mapa" if has("shared::cluster") && last == "u32" => Some(Op::MapShared),
         "bar" if has("warp") => Some(Op::WarpBarrier),
         "bar" | "barrier" if has("red") => Some(Op::BarrierReduce { any: has("or") }),
         "bar" | "barrier" if has("sync") => Some(Op::Barrier { waits: true }),
@@ -601,8 +618,9 @@ fn decode_copy(rest: &[&str]) -> Option<Op> {
         ["async", "wait_all"] => Some(Op::CopyWait { all: true }),
         ["async", "bulk", "commit_group"] => Some(Op::BulkCommit),
         ["async", "bulk", "wait_group", read @ ..] => Some(Op::BulkWait { read: read == ["read"] }),
-        ["async", "bulk", "tensor", ..] if has("multicast::cluster") => None,
-        ["async", "bulk", "tensor", _, "shared::cluster" | "shared::cta", "global", ..] => Some(Op::BulkLoad),
+        ["async", "bulk", "tensor", _, "shared::cluster" | "shared::cta", "global", ..] => {
+            Some(Op::BulkLoad { cluster: has("multicast::cluster") })
+        }
         ["async", "bulk", "tensor", _, "global", "shared::cta", ..] => Some(Op::BulkStore),
         ["async", "ca" | "cg", "shared" | "shared::cta", "global", ..] => Some(Op::CopyAsync { bytes: 0 }),
         _ => None,
@@ -614,6 +632,7 @@ fn decode_mbarrier(rest: &[&str]) -> Option<Op> {
     match rest[0] {
         "init" if own => Some(Op::MbarrierInit),
         "arrive" if own => Some(Op::MbarrierArrive { expects: rest.contains(&"expect_tx") }),
+        "arrive" if rest == ["arrive", "shared::cluster", "b64"] => Some(Op::ClusterMbarrierArrive),
         "try_wait" if own && rest.contains(&"parity") => Some(Op::MbarrierTryWait),
         _ => None,
     }
@@ -666,7 +685,7 @@ mod tests {
             "ld.local.b32",
             "cvt.rz.bf16.f32",
             "mul.rn.f32.bf16",
-            "mbarrier.arrive.shared::cluster.b64",
+            "mbarrier.arrive.expect_tx.shared::cluster.b64",
         ] {
             assert_eq!(decode(opcode), None, "{opcode}");
         }

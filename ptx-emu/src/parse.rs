@@ -21,6 +21,8 @@ pub struct Entry {
     pub(crate) params: Vec<(usize, usize)>,
     /// The threads of a CTA along x, where the kernel says so.
     pub(crate) threads: Option<u32>,
+    /// The CTAs of a cluster, along x; 1 where there is none.
+    pub(crate) cluster: u32,
     pub(crate) code: Vec<Inst>,
     /// The names of the registers of a thread.
     pub(crate) registers: Vec<String>,
@@ -96,6 +98,7 @@ fn special(name: &str) -> Option<Special> {
         "%nctaid" => Special::Nctaid(axis()?),
         "%laneid" => Special::LaneId,
         "%warpid" => Special::WarpId,
+        "%cluster_ctarank" => Special::ClusterRank,
         _ => return None,
     })
 }
@@ -220,18 +223,23 @@ impl<'a> Parser<'a> {
                 self.eat(',');
             }
         }
-        let mut threads = None;
+        let (mut threads, mut cluster) = (None, 1);
         while let Some(Token::Word(directive)) = self.peek() {
             self.at += 1;
+            if directive == ".explicitcluster" {
+                continue;
+            }
             let first = self.number()?;
             while self.eat(',') {
-                if self.number()? != 1 && directive == ".reqntid" {
+                if self.number()? != 1 && matches!(directive, ".reqntid" | ".reqnctapercluster") {
                     self.at -= 1;
                     return self.error("CTAs along x alone");
                 }
             }
-            if directive == ".reqntid" {
-                threads = Some(first as u32);
+            match directive {
+                ".reqntid" => threads = Some(first as u32),
+                ".reqnctapercluster" => cluster = first as u32,
+                _ => {}
             }
         }
         self.expect('{')?;
@@ -241,7 +249,7 @@ impl<'a> Parser<'a> {
             self.statement(&mut body)?;
         }
         let Body { code, registers, .. } = body;
-        Ok(Entry { name, params, threads, code, registers, lines: self.lines.clone() })
+        Ok(Entry { name, params, threads, cluster, code, registers, lines: self.lines.clone() })
     }
 
     /// A parameter: its name, bytes and alignment.

@@ -9,8 +9,9 @@ use std::ops::Range;
 #[derive(Debug)]
 pub(crate) struct Shared {
     bytes: Vec<u8>,
-    /// Warps of the CTA; the agent behind them is the engine of bulk copies.
-    warps: usize,
+    /// Agents of each CTA of the cluster, one after the other: its warps, and behind them the engine of bulk copies.
+    agents: usize,
+    rank: usize,
     /// Who wrote each byte last, plus one; zero where nobody did.
     writer: Vec<u8>,
     written: Vec<u32>,
@@ -31,13 +32,15 @@ pub(crate) struct By<'k> {
 }
 
 impl Shared {
-    pub fn new(bytes: usize, warps: usize) -> Shared {
+    /// That of the CTA with a rank in a cluster of so many.
+    pub fn new(bytes: usize, warps: usize, [rank, ctas]: [usize; 2]) -> Shared {
         Shared {
             bytes: vec![0; bytes],
-            warps,
+            agents: warps + 1,
+            rank,
             writer: vec![0; bytes],
             written: vec![0; bytes],
-            read: vec![Vec::new(); warps + 1],
+            read: vec![Vec::new(); (warps + 1) * ctas],
             writes_in_flight: vec![0; bytes],
             reads_in_flight: vec![0; bytes],
         }
@@ -45,11 +48,19 @@ impl Shared {
 
     /// The agent that stands for the engine of bulk copies.
     pub fn engine(&self) -> usize {
-        self.warps
+        (self.rank + 1) * self.agents - 1
+    }
+
+    fn is_engine(&self, agent: usize) -> bool {
+        agent % self.agents == self.agents - 1
     }
 
     fn name(&self, agent: usize) -> String {
-        if agent == self.warps { "a bulk copy".to_owned() } else { format!("warp {agent}") }
+        let whose = if agent / self.agents == self.rank { "" } else { " of another CTA" };
+        match self.is_engine(agent) {
+            true => format!("a bulk copy{whose}"),
+            false => format!("warp {}{whose}", agent % self.agents),
+        }
     }
 
     fn range(&self, action: &'static str, address: u64, bytes: usize) -> Result<Range<usize>, Wrong> {
@@ -76,7 +87,7 @@ impl Shared {
                 let other = self.name(writer);
                 return Err(Wrong::Race { action, address, other, other_action: "wrote" });
             }
-            if by.is_async && writer != self.warps && by.knows.fenced.get(writer) < write.1 {
+            if by.is_async && !self.is_engine(writer) && by.knows.fenced.get(writer) < write.1 {
                 return Err(Wrong::ProxyFence { address, other: self.name(writer) });
             }
         }
@@ -221,7 +232,7 @@ mod tests {
 
     #[test]
     fn unordered_accesses_are_races() {
-        let mut shared = Shared::new(64, 2);
+        let mut shared = Shared::new(64, 2, [0, 1]);
         let (mut a, mut b) = (newborn(0), newborn(1));
         shared.write(SHARED_BASE, 8, by(0, &a, false)).unwrap().fill(3);
         assert!(matches!(shared.read(SHARED_BASE, 4, by(1, &b, false)), Err(Wrong::Race { .. })));
@@ -236,7 +247,7 @@ mod tests {
 
     #[test]
     fn asynchronous_reads_want_a_fence() {
-        let mut shared = Shared::new(64, 2);
+        let mut shared = Shared::new(64, 2, [0, 1]);
         let (mut a, mut b) = (newborn(0), newborn(1));
         shared.write(SHARED_BASE, 16, by(0, &a, false)).unwrap();
         b.join(&release(0, &mut a));
@@ -250,7 +261,7 @@ mod tests {
 
     #[test]
     fn nobody_touches_what_is_in_flight() {
-        let mut shared = Shared::new(64, 1);
+        let mut shared = Shared::new(64, 1, [0, 1]);
         let a = newborn(0);
         assert!(matches!(shared.read(SHARED_BASE, 1, by(0, &a, false)), Err(Wrong::Uninitialized { .. })));
         shared.start_write(SHARED_BASE, 16, by(0, &a, false)).unwrap();

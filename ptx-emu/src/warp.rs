@@ -33,6 +33,8 @@ pub(crate) enum State {
         address: u64,
         parity: u64,
     },
+    /// The cluster's barrier.
+    Cluster,
     Done,
 }
 
@@ -118,6 +120,10 @@ const WRITES: u8 = 2;
 #[derive(Debug)]
 pub(crate) struct Warp {
     pub number: usize,
+    /// Its number among all who access the shared memory of a cluster.
+    pub agent: usize,
+    /// How often it has come to the cluster's barrier.
+    pub meetings: u64,
     pub state: State,
     pub knows: Knowledge,
     pub copies: Groups<Copy>,
@@ -140,14 +146,18 @@ pub(crate) struct Place {
     pub threads: u32,
     pub cta: [u32; 3],
     pub grid: [u32; 3],
+    /// The number of the CTA in its cluster.
+    pub rank: u32,
 }
 
 impl Warp {
-    pub fn new(number: usize, registers: usize) -> Warp {
+    pub fn new(number: usize, agent: usize, registers: usize) -> Warp {
         Warp {
             number,
+            agent,
+            meetings: 0,
             state: State::Ready,
-            knows: newborn(number),
+            knows: newborn(agent),
             copies: Groups::default(),
             stores: Groups::default(),
             products: Groups::default(),
@@ -163,12 +173,12 @@ impl Warp {
 
     /// How it accesses shared memory.
     pub fn by(&self, is_async: bool) -> By<'_> {
-        By { agent: self.number, knows: &self.knows, is_async }
+        By { agent: self.agent, knows: &self.knows, is_async }
     }
 
     /// The step that it is in.
     pub fn step(&self) -> u32 {
-        self.knows.clock.get(self.number)
+        self.knows.clock.get(self.agent)
     }
 
     /// Threads that have not returned.
@@ -251,6 +261,7 @@ impl Warp {
             Special::Ctaid(axis) => [place.cta[axis].into(); LANES],
             Special::Nctaid(axis) => [place.grid[axis].into(); LANES],
             Special::LaneId => lane(&|lane| lane),
+            Special::ClusterRank => [place.rank.into(); LANES],
             Special::WarpId => [self.number as u64; LANES],
         }
     }

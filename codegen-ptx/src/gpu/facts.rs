@@ -3,7 +3,7 @@
 use melior::ir::{BlockLike, ValueLike};
 use tile_ir::TileOp;
 use tile_ir::passes::int_constant;
-use tile_ir::types::{Blk, Val, defining_op, dtype_of, name_of, operands_of, type_of, view_of};
+use tile_ir::types::{Blk, Op, Val, defining_op, dtype_of, name_of, operands_of, type_of, view_of};
 use tile_lang::{DType, config};
 
 /// Facts about one tensor argument. Extents and strides are in elements.
@@ -131,14 +131,23 @@ pub(crate) fn never_negative(value: Val) -> bool {
     }
 }
 
-/// True for the kernel's own size arguments, and for variables of loops that count up from a size.
-fn is_size_argument(value: Val) -> bool {
-    // SAFETY: the value is live and, having no operation, a block's argument.
+/// The operation that a block's argument is of, and the argument's number.
+///
+/// # Panics
+/// When the value is an operation's result.
+pub(crate) fn argument_of<'c>(value: Val<'c>) -> (Option<Op<'c>>, usize) {
+    assert!(value.is_block_argument(), "a value without an operation is a block's argument");
+    // SAFETY: the value is live and a block's argument, which was just seen.
     let (block, number) = unsafe {
         let block = mlir_sys::mlirBlockArgumentGetOwner(value.to_raw());
         (Blk::from_raw(block), mlir_sys::mlirBlockArgumentGetArgNumber(value.to_raw()))
     };
-    let Some(parent) = block.parent_operation() else { return false };
+    (block.parent_operation(), number as usize)
+}
+
+/// True for the kernel's own size arguments, and for variables of loops that count up from a size.
+fn is_size_argument(value: Val) -> bool {
+    let (Some(parent), number) = argument_of(value) else { return false };
     match name_of(parent).as_str() {
         "func.func" => dtype_of(type_of(value)) == Some(DType::Index),
         "scf.for" => number == 0 && never_negative(operands_of(parent)[0]),

@@ -1,5 +1,6 @@
 //! What a launch of a kernel needs beside its arguments.
 
+use super::cluster::ctas_of;
 use super::dialect::Smem;
 use super::ops::GpuOp;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub struct LaunchNeeds {
     pub tensor_maps: Vec<TensorMap>,
     /// Each CTA walks over programs of the grid.
     pub persistent: bool,
+    /// CTAs of a cluster along x, where they are launched in clusters.
+    pub cluster: Option<usize>,
 }
 
 impl LaunchNeeds {
@@ -39,7 +42,8 @@ impl LaunchNeeds {
         let arguments = args_of(module.entry());
         let views: Vec<_> = arguments.into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
         let persistent = int_attr(module.function(), PERSISTENT).is_some();
-        let mut needs = LaunchNeeds { persistent, ..LaunchNeeds::default() };
+        let cluster = Some(ctas_of(module.function())).filter(|ctas| *ctas > 1);
+        let mut needs = LaunchNeeds { persistent, cluster, ..LaunchNeeds::default() };
         let mut maps = Vec::new();
         for op in nested_ops(module.function()) {
             match GpuOp::of(op) {

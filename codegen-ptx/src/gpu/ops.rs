@@ -161,7 +161,10 @@ pub enum GpuOp<'c> {
         tile_shape: Vec<usize>,
         box_shape: Vec<usize>,
         map: usize,
+        /// A part of the block, to all CTAs of the cluster.
+        cluster: bool,
     },
+    EnterCluster,
     MbarrierWait {
         barriers: Val<'c>,
         slot: Val<'c>,
@@ -170,6 +173,8 @@ pub enum GpuOp<'c> {
     MbarrierArrive {
         barriers: Val<'c>,
         slot: Val<'c>,
+        /// At the barriers of all CTAs of the cluster.
+        cluster: bool,
     },
     Reduce {
         tile: Val<'c>,
@@ -205,6 +210,7 @@ impl<'c> GpuOp<'c> {
             array_attr(op, attribute)?.into_iter().map(|s| usize::try_from(s).ok()).collect()
         };
         let rank = |view: Val<'c>| Some(view_of(type_of(view))?.rank);
+        let cluster = bool_attr(op, "cluster").unwrap_or(false);
         // View and index of an operation that has `more` operands behind them.
         let block = |more: usize| -> Option<(Val<'c>, Vec<Val<'c>>)> {
             let view = at(0)?;
@@ -292,15 +298,16 @@ impl<'c> GpuOp<'c> {
                 let registers = sizes("registers").and_then(|r| r.try_into().ok());
                 GpuOp::Producer { warps: size("warps")?, registers }
             }
+            "enter_cluster" => GpuOp::EnterCluster,
             "expect" => GpuOp::Expect { barriers: at(0)?, slot: at(1)?, bytes: size("bytes")? },
             "tma_copy" => {
                 let (view, index) = block(3)?;
                 let &[smem, barriers, slot] = operands.get(index.len() + 1..)? else { return None };
                 let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
-                GpuOp::TmaCopy { view, index, smem, barriers, slot, tile_shape, box_shape, map }
+                GpuOp::TmaCopy { view, index, smem, barriers, slot, tile_shape, box_shape, map, cluster }
             }
             "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
-            "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)? },
+            "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster },
             "reduce" => {
                 let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
                     .into_iter()
@@ -538,6 +545,11 @@ pub trait GpuBuilder<'c> {
         b.value("tgpu.producer", &[], ty, &attributes)
     }
 
+    /// `tgpu.enter_cluster`.
+    fn enter_cluster(&self) -> Op<'c> {
+        self.builder().op("tgpu.enter_cluster", &[], &[], &[])
+    }
+
     /// `tgpu.expect`.
     fn expect(&self, barriers: Val<'c>, slot: Val<'c>, bytes: usize) -> Op<'c> {
         let b = self.builder();
@@ -659,7 +671,7 @@ fn product_parts<'c>(
 }
 
 /// Sizes as a dense array attribute.
-fn sizes_attr<'c>(b: &Builder<'c>, sizes: &[usize]) -> Attribute<'c> {
+pub(super) fn sizes_attr<'c>(b: &Builder<'c>, sizes: &[usize]) -> Attribute<'c> {
     let sizes: Vec<i64> = sizes.iter().map(|&s| s as i64).collect();
     DenseI64ArrayAttribute::new(b.context(), &sizes).into()
 }

@@ -8,8 +8,9 @@
 //! hands its number. Anything less, and a warp waits forever; anything more, and a slot is overwritten while it is
 //! read.
 //!
-//! Turns are checked in `turns`.
+//! Turns are checked in `turns`, what CTAs do to each other in `cluster`.
 
+use super::cluster;
 use super::dialect::Smem;
 use super::ops::{GpuOp, MmaOperand};
 use super::turns;
@@ -82,6 +83,26 @@ pub enum ProtocolError {
     /// A CTA may end while a bulk store reads its shared memory.
     #[error("a bulk store is not waited for before the kernel ends")]
     StoreNotDone,
+    /// A number of CTAs that no cluster has.
+    #[error("a cluster has {0} CTAs, not 2, 4 or 8")]
+    ClusterSize(usize),
+    /// A CTA may reach another one's barriers before they are set up.
+    #[error("the CTAs of a cluster do not meet once, between setting up barriers and copying")]
+    NotEntered,
+    /// A copy for the whole cluster, or a loop around it, is not the same in all its CTAs.
+    #[error("a copy for the whole cluster may differ between its CTAs")]
+    Differs,
+    /// A slot is released in one CTA though all fill it, or the other way round.
+    #[error("a slot is not released in just those CTAs that fill it")]
+    Receivers,
+    /// A CTA may end while others arrive at its barriers.
+    #[error("the slots of a ring are waited for {found} times behind the last copy, not {expected}")]
+    NotDrained {
+        /// How often they are.
+        found: usize,
+        /// How many slots there are.
+        expected: usize,
+    },
     /// A barrier that no phase of the ring completes.
     #[error("a phase takes {found} arrivals; {expected} are made")]
     Arrivals {
@@ -106,19 +127,20 @@ pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
     for op in &copying {
         if let Some(GpuOp::Expect { barriers, bytes, .. }) = GpuOp::of(*op) {
             let mut report = |error| found.push((*op, error));
-            check_ring(*op, (barriers, bytes), &others, warps, &mut report);
+            check_ring(module, *op, (barriers, bytes), &others, &mut report);
         }
     }
     turns::check(module, warps, &mut found);
+    cluster::check(module, &mut found);
     found
 }
 
 /// Checks the ring whose copies an operation expects.
 fn check_ring<'c>(
+    module: &Module<'c>,
     expect: Op<'c>,
     (full, bytes): (Val<'c>, usize),
     others: &[Op<'c>],
-    warps: usize,
     report: &mut impl FnMut(ProtocolError),
 ) {
     let Some(block) = expect.block() else { return };
@@ -132,23 +154,38 @@ fn check_ring<'c>(
         _ => None,
     });
     let Some(empty) = waits.next() else { return report(ProtocolError::NoEmptyWait) };
-    let buffers: Vec<Val<'c>> = ops
+    let (buffers, parts): (Vec<Val<'c>>, Vec<bool>) = ops
         .iter()
         .filter_map(|op| match GpuOp::of(*op) {
-            Some(GpuOp::TmaCopy { smem, barriers, .. }) if barriers == full => Some(smem),
+            Some(GpuOp::TmaCopy { smem, barriers, cluster, .. }) if barriers == full => Some((smem, cluster)),
             _ => None,
         })
-        .collect();
+        .unzip();
+    // A slot that any part of comes from other CTAs is filled by all.
+    let is_shared = parts.contains(&true);
+    let ctas = if is_shared { cluster::ctas_of(module.function()) } else { 1 };
+    let warps = int_attr(module.function(), "tgpu.num_warps").unwrap_or(1) as usize;
     let copied = buffers.iter().filter_map(|b| Smem::of(type_of(*b))).map(|s| s.layout.bytes()).sum();
     if copied != bytes {
         report(ProtocolError::Bytes { expected: bytes, copied });
     }
-    for (barriers, expected) in [(full, 1), (empty, warps)] {
+    for (barriers, expected) in [(full, 1), (empty, warps * ctas)] {
         if let Some(GpuOp::Mbarriers { arrivals, .. }) = defining_op(barriers).and_then(GpuOp::of)
             && arrivals != expected
         {
             report(ProtocolError::Arrivals { found: arrivals, expected });
         }
+    }
+    let releases = others.iter().filter_map(|op| match GpuOp::of(*op) {
+        Some(GpuOp::MbarrierArrive { barriers, cluster, .. }) if barriers == empty => Some(cluster),
+        _ => None,
+    });
+    if releases.into_iter().any(|cluster| cluster != is_shared) {
+        report(ProtocolError::Receivers);
+    }
+    let (drains, slots) = (cluster::drains(module, empty), Smem::of(type_of(empty)).map_or(0, |s| s.cols()));
+    if is_shared && drains != slots {
+        report(ProtocolError::NotDrained { found: drains, expected: slots });
     }
     let waits: Vec<(Op<'c>, Val<'c>)> = others
         .iter()
@@ -173,7 +210,7 @@ fn check_readers<'c>(
     let releases: Vec<(Op<'c>, Val<'c>)> = others
         .iter()
         .filter_map(|op| match GpuOp::of(*op) {
-            Some(GpuOp::MbarrierArrive { barriers, slot }) if barriers == empty => Some((*op, slot)),
+            Some(GpuOp::MbarrierArrive { barriers, slot, .. }) if barriers == empty => Some((*op, slot)),
             _ => None,
         })
         .collect();

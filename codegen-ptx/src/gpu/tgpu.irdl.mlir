@@ -242,8 +242,12 @@ irdl.dialect @tgpu {
     irdl.attributes {"bytes" = %int}
   }
 
+  // All threads of all CTAs of the cluster meet; the barriers of memory that were set up before are known to all.
+  irdl.operation @enter_cluster {}
+
   // Starts copying a block of a view to a slot, in boxes of `box_shape` by the kernel's tensor map number `map`;
-  // zeros where the block leaves the view. The bytes count for the barrier of the slot.
+  // zeros where the block leaves the view. The bytes count for the barrier of the slot. With `cluster = true` each CTA
+  // of the cluster copies a part of the rows, to the slot and for the barrier of each of them.
   irdl.operation @tma_copy {
     %view = irdl.any
     %index = irdl.is index
@@ -264,7 +268,8 @@ irdl.dialect @tgpu {
     irdl.operands(barriers: %smem, slot: %int, parity: %int)
   }
 
-  // Every warp arrives once at the barrier of a slot; at none where the slot is negative.
+  // Every warp arrives once at the barrier of a slot, with `cluster = true` at that of each CTA of the cluster; at none
+  // where the slot is negative.
   irdl.operation @mbarrier_arrive {
     %smem = irdl.base @tgpu::@smem
     %slot = irdl.is i32

@@ -1,5 +1,6 @@
 //! Checks the rules of the gpu level that the dialect's definition cannot state.
 
+use super::cluster::{ctas_of, part_of};
 use super::dialect::{Smem, layout_of};
 use super::ops::{GpuOp, MmaOperand};
 use super::protocol::{self, ProtocolError};
@@ -90,6 +91,7 @@ pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
         }
     }
     let num_warps = tile_ir::types::int_attr(module.function(), "tgpu.num_warps").unwrap_or(1);
+    let num_ctas = ctas_of(module.function());
     for op in nested_ops(module.function()) {
         let mut report = |rule| {
             violations.push(Violation { op: name_of(op), place: Place::of(op.location()), rule });
@@ -100,7 +102,7 @@ pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
             report(Rule::Layout(type_of(value).to_string()));
             continue;
         }
-        if let Err(rule) = check(op) {
+        if let Err(rule) = check(op, num_ctas) {
             report(rule);
         }
     }
@@ -143,7 +145,7 @@ fn matrix(smem: Val, transposed: bool) -> Option<[usize; 2]> {
     Some(if transposed { [cols, rows] } else { [rows, cols] })
 }
 
-fn check(op: Op) -> Result<(), Rule> {
+fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
     let name = name_of(op);
     if name.starts_with("tile.") {
         let known = [
@@ -186,7 +188,12 @@ fn check(op: Op) -> Result<(), Rule> {
                 let smem = Smem::of(type_of(smem)).ok_or(Rule::Types("copy and shared memory"))?;
                 let cols = tile_shape.last().copied().unwrap_or(1);
                 let rows = tile_shape.iter().product::<usize>() / cols;
-                let boxes = match (&tile_shape[..], &box_shape[..]) {
+                let part = match gpu_op {
+                    GpuOp::TmaCopy { cluster: true, .. } => part_of(tile_shape, num_ctas),
+                    _ => Some(tile_shape.clone()),
+                };
+                let part = part.ok_or(Rule::Types("block and cluster"))?;
+                let boxes = match (&part[..], &box_shape[..]) {
                     ([outer @ .., _], [box_outer @ .., inner]) => {
                         outer == box_outer && inner * smem.layout.elem_bytes == smem.layout.pitch_bytes
                     }

@@ -4,6 +4,7 @@ use super::emitter::{Cmp, Emitter};
 use super::value::{Lowered, Shared};
 use super::{Lowering, internal};
 use crate::error::LowerError;
+use crate::gpu::cluster::cut_dim;
 use crate::gpu::dialect::Smem;
 use tile_ir::types::{Op, Val, blocks_of, results_of, type_of};
 
@@ -47,8 +48,10 @@ impl<'c> Lowering<'c> {
         let first = self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))?;
         let body = blocks_of(op).first().copied().ok_or_else(|| internal(op, "no body"))?;
         let e = &mut self.e;
-        e.asm("fence.mbarrier_init.release.cluster;", "~{memory}", &[], &[]);
-        e.barrier();
+        if !self.has_met {
+            e.asm("fence.mbarrier_init.release.cluster;", "~{memory}", &[], &[]);
+            e.barrier();
+        }
         let warp = e.uniform_warp();
         let count = e.i32(first as i64);
         let consumes = e.icmp(Cmp::Slt, warp, count);
@@ -81,6 +84,14 @@ impl<'c> Lowering<'c> {
         self.e.switch_to(rest);
         self.e.barrier_threads = Some(first * 32);
         Ok(())
+    }
+
+    /// The CTAs of a cluster meet; what set up barriers comes before what others do with them.
+    pub(super) fn lower_enter_cluster(&mut self) {
+        let text = "fence.mbarrier_init.release.cluster; barrier.cluster.arrive.release.aligned; \
+                    barrier.cluster.wait.acquire.aligned;";
+        self.e.asm(text, "~{memory}", &[], &[]);
+        self.has_met = true;
     }
 
     /// The address of a slot's mbarrier.
@@ -124,16 +135,34 @@ impl<'c> Lowering<'c> {
         op: Op<'c>,
         barriers: Val<'c>,
         slot: Val<'c>,
+        cluster: bool,
     ) -> Result<(), LowerError> {
         let barrier = self.mbarrier(op, barriers, slot)?;
         let slot = self.scalar(op, slot)?;
+        let ctas = self.num_ctas;
         let e = &mut self.e;
         let lane = e.lane();
-        let zero = e.i32(0);
-        let first = e.icmp(Cmp::Eq, lane, zero);
+        let is_one = match cluster {
+            true => {
+                let count = e.i32(ctas as i64);
+                e.icmp(Cmp::Slt, lane, count)
+            }
+            false => {
+                let zero = e.i32(0);
+                e.icmp(Cmp::Eq, lane, zero)
+            }
+        };
         let minus_one = e.i32(-1);
         let any = e.icmp(Cmp::Slt, minus_one, slot);
-        let arrives = e.binary("llvm.and", first, any);
+        let arrives = e.binary("llvm.and", is_one, any);
+        if cluster {
+            // Each lane at the barrier of one CTA. The products that read the slot are over, and nothing is handed
+            // over but that: the default scope does, which spares a fence of the whole GPU.
+            let text = "bar.warp.sync -1; { .reg .b32 remote; @$1 mapa.shared::cluster.u32 remote, $0, $2; \
+                        @$1 mbarrier.arrive.shared::cluster.b64 _, [remote]; }";
+            e.asm(text, "r,b,r,~{memory}", &[barrier, arrives, lane], &[]);
+            return Ok(());
+        }
         let text = "bar.warp.sync -1; @$1 mbarrier.arrive.shared::cta.b64 _, [$0];";
         e.asm(text, "r,b,~{memory}", &[barrier, arrives], &[]);
         Ok(())
@@ -145,18 +174,23 @@ impl<'c> Lowering<'c> {
         index: &[Val<'c>],
         [smem, barriers, slot]: [Val<'c>; 3],
         (tile_shape, box_shape): (&[usize], &[usize]),
-        map: usize,
+        (map, cluster): (usize, bool),
     ) -> Result<(), LowerError> {
         let shared = self.shared(op, smem)?;
         let base = self.slot_base(op, &shared, slot)?;
         let barrier = self.mbarrier(op, barriers, slot)?;
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
         let rank = tile_shape.len();
-        for (target, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape))? {
+        let part = cluster.then(|| self.e.in_prologue(|e| e.special_register("cluster.ctarank")));
+        let (multicast, mask) = match cluster {
+            true => (".multicast::cluster", format!(", {}", (1 << self.num_ctas) - 1)),
+            false => ("", String::new()),
+        };
+        for (target, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape), part)? {
             let list: Vec<String> = (0..rank).map(|i| format!("${}", 3 + i)).collect();
             let text = format!(
-                "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes \
-                 [$0], [$1, {{{}}}], [$2];",
+                "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{multicast} \
+                 [$0], [$1, {{{}}}], [$2]{mask};",
                 list.join(", ")
             );
             let constraints = format!("r,l,r,{},~{{memory}}", vec!["r"; rank].join(","));
@@ -166,21 +200,31 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
-    /// The boxes of a block: where each lies in shared memory, and its first element's coordinates, innermost first.
+    /// The boxes of a block: where each lies in shared memory, and its first element's coordinates, innermost first. Of
+    /// a block that is cut into parts, those of one.
     pub(super) fn boxes(
         &mut self,
         op: Op,
         index: &[Val<'c>],
         (shared, base): (&Shared<'c>, Val<'c>),
         (tile_shape, box_shape): (&[usize], &[usize]),
+        part: Option<Val<'c>>,
     ) -> Result<Vec<(Val<'c>, Vec<Val<'c>>)>, LowerError> {
-        let mut corner = Vec::new();
+        let (mut base, mut corner) = (base, Vec::new());
         for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
             let index = self.scalar(op, index)?;
             // The map counts bytes of 4-bit elements.
             let size = if dim + 1 == tile_shape.len() { size / shared.per_byte } else { size };
             let size = self.e.i32(size as i64);
             corner.push(self.e.mul(index, size));
+        }
+        if let Some((part, dim)) = part.zip(cut_dim(tile_shape)) {
+            let panel_bytes = shared.layout.panel_bytes() * box_shape[dim] / tile_shape[dim];
+            let e = &mut self.e;
+            let [rows, bytes] = [box_shape[dim], panel_bytes].map(|size| e.i32(size as i64));
+            let (rows, bytes) = (e.mul(part, rows), e.mul(part, bytes));
+            corner[dim] = e.add(corner[dim], rows);
+            base = e.add(base, bytes);
         }
         corner.reverse();
         let Some(&inner) = box_shape.last() else {

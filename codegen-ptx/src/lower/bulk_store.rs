@@ -30,7 +30,7 @@ impl<'c> Lowering<'c> {
         self.e.switch_to(run);
         let base = self.slot_base(op, &shared, slot)?;
         let rank = tile_shape.len();
-        for (source, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape))? {
+        for (source, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape), None)? {
             let list: Vec<String> = (0..rank).map(|i| format!("${}", 2 + i)).collect();
             let text = format!(
                 "cp.async.bulk.tensor.{rank}d.global.shared::cta.tile.bulk_group [$1, {{{}}}], [$0];",

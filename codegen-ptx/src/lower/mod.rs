@@ -101,6 +101,8 @@ pub fn lower_to_llvm<'c>(
         layouts: HashMap::new(),
         shared_window: None,
         num_warps: int_attr(function, "tgpu.num_warps").and_then(|w| usize::try_from(w).ok()),
+        num_ctas: needs.cluster.unwrap_or(1),
+        has_met: false,
         written: HashSet::new(),
         mutated: HashSet::new(),
         record: None,
@@ -192,9 +194,11 @@ fn skeleton(
     let map = "!llvm.ptr {llvm.byval = !llvm.array<128 x i8>, llvm.align = 64 : i64, nvvm.grid_constant}";
     parameters.extend(std::iter::repeat_n(map.to_owned(), needs.tensor_maps.len()));
     let list: Vec<String> = parameters.iter().enumerate().map(|(i, p)| format!("%a{i}: {p}")).collect();
+    let cluster = needs.cluster.map(|ctas| format!(", nvvm.cluster_dim = array<i32: {ctas}, 1, 1>"));
+    let cluster = cluster.unwrap_or_default();
     let _ = writeln!(
         text,
-        "llvm.func @{name}({}) attributes {{nvvm.kernel, nvvm.reqntid = array<i32: {}, 1, 1>, nvvm.minctasm = {} : i32}} {{\nllvm.unreachable\n}}\n}}",
+        "llvm.func @{name}({}) attributes {{nvvm.kernel, nvvm.reqntid = array<i32: {}, 1, 1>, nvvm.minctasm = {} : i32{cluster}}} {{\nllvm.unreachable\n}}\n}}",
         list.join(", "),
         (warps + needs.producer_warps as i64) * 32,
         options.occupancy.max(1),
@@ -210,6 +214,10 @@ struct Lowering<'c> {
     /// Address of the CTA's dynamic shared memory, i32.
     shared_window: Option<Val<'c>>,
     num_warps: Option<usize>,
+    /// CTAs of a cluster; 1 where there is none.
+    num_ctas: usize,
+    /// All threads, those of other CTAs too, have met behind the setting up of barriers.
+    has_met: bool,
     /// Tensors that some thread may have written since the CTA last met.
     written: HashSet<usize>,
     /// Tensors that the kernel writes anywhere.
@@ -464,13 +472,20 @@ impl<'c> Lowering<'c> {
                 Ok(())
             }
             GpuOp::Expect { barriers, slot, bytes } => self.lower_expect(op, barriers, slot, bytes),
-            GpuOp::TmaCopy { index, smem, barriers, slot, tile_shape, box_shape, map, .. } => {
-                self.lower_tma_copy(op, &index, [smem, barriers, slot], (&tile_shape, &box_shape), map)
+            GpuOp::EnterCluster => {
+                self.lower_enter_cluster();
+                Ok(())
+            }
+            GpuOp::TmaCopy { index, smem, barriers, slot, tile_shape, box_shape, map, cluster, .. } => {
+                let shapes = (&tile_shape[..], &box_shape[..]);
+                self.lower_tma_copy(op, &index, [smem, barriers, slot], shapes, (map, cluster))
             }
             GpuOp::MbarrierWait { barriers, slot, parity } => {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])
             }
-            GpuOp::MbarrierArrive { barriers, slot } => self.lower_mbarrier_arrive(op, barriers, slot),
+            GpuOp::MbarrierArrive { barriers, slot, cluster } => {
+                self.lower_mbarrier_arrive(op, barriers, slot, cluster)
+            }
             GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps } => {
                 self.lower_mma_scaled_sync(op, [lhs, rhs], scales, acc, warps)
             }

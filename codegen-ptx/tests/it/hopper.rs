@@ -24,6 +24,7 @@ fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Mod
         num_warps: 4,
         num_stages: 3,
         occupancy: 1,
+        num_ctas: 1,
         switches: Switches::of(&Config::default()),
         facts: facts(module, true),
         remarks: Vec::new(),

@@ -1,10 +1,12 @@
 //! Integration tests of the code generator.
 
+mod cluster;
 mod compile;
 mod hopper;
 mod lowering;
 mod narrow;
 mod passes;
 mod persist;
+mod simulate;
 mod support;
 mod verify;

@@ -34,6 +34,7 @@ fn lower<'c>(module: &Module<'c>, settings: Settings) -> Result<(Module<'c>, Vec
         num_warps: settings.num_warps,
         num_stages: settings.num_stages,
         occupancy: settings.occupancy,
+        num_ctas: 1,
         switches: Switches { warp_specialize: false, bulk_stores: false, ..Switches::of(&Config::default()) },
         facts: facts(module, settings.aligned),
         remarks: Vec::new(),

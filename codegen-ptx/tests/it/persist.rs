@@ -56,6 +56,7 @@ fn context_of(module: &Module) -> PassContext {
         num_warps: 4,
         num_stages: 3,
         occupancy: 1,
+        num_ctas: 1,
         switches: Switches { persistent: true, ..Switches::of(&Config::default()) },
         facts: facts(module, true),
         remarks: Vec::new(),
@@ -119,6 +120,25 @@ proptest! {
         let out = [HostTensor::zeros(DType::I32, &[x * y * z])];
         let expected = run(&plain, &out, &[], [x, y, z], None);
         let walked = run(&persist(&parse(&context, IDS)), &out, &[], [x, y, z], Some(ctas.min(x * y * z)));
+        prop_assert_eq!(expected, walked);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn every_program_of_a_group_runs_once(
+        groups in 1usize..4, y in 1usize..6, z in 1usize..5, clusters in 1usize..12, log in 1u32..4,
+    ) {
+        let context = dialect::context(&[]);
+        let (size, plain) = (1 << log, parse(&context, IDS));
+        let grid = [groups * size, y, z];
+        let out = [HostTensor::zeros(DType::I32, &[grid.iter().product()])];
+        let expected = run(&plain, &out, &[], grid, None);
+        let mut cx = PassContext { num_ctas: size, ..context_of(&plain) };
+        let walked = run_passes(&[Pass::Persist], &plain, &mut cx).unwrap();
+        let walked = run(&walked, &out, &[], grid, Some(clusters.min(groups * y * z) * size));
         prop_assert_eq!(expected, walked);
     }
 }

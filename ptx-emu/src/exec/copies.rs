@@ -4,15 +4,17 @@
 //! and those that they read, too.
 
 use super::{Cta, Launched, aligned, first, lanes};
+use crate::cluster::{Sent, What};
 use crate::fault::Wrong;
 use crate::memory::Memory;
 use crate::op::{Arg, Inst};
 use crate::order::{Clock, Knowledge};
+use crate::shared::By;
 use crate::tensor_map::TensorMap;
-use crate::warp::{BulkStore, Copy};
+use crate::warp::{BulkStore, Copy, Warp};
 
 /// A bulk load under way.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BulkLoad {
     map: u64,
     coordinates: Vec<i64>,
@@ -64,13 +66,13 @@ impl Cta {
         pending: usize,
         memory: &Memory<'_>,
     ) -> Result<(), Wrong> {
-        let step = self.warps[w].step();
+        let (agent, step) = (self.warps[w].agent, self.warps[w].step());
         for copy in self.warps[w].copies.retire(pending) {
             let mut data = vec![0; copy.bytes];
             if copy.valid != 0 {
                 data[..copy.valid].copy_from_slice(memory.read(copy.from, copy.valid)?);
             }
-            self.shared.finish_write(copy.to, &data, w, step);
+            self.shared.finish_write(copy.to, &data, agent, step);
         }
         Ok(())
     }
@@ -81,6 +83,7 @@ impl Cta {
         w: usize,
         inst: &Inst,
         mask: u32,
+        cluster: bool,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
         if mask.count_ones() != 1 {
@@ -96,12 +99,25 @@ impl Cta {
             ));
         }
         aligned(to, described.shared_align())?;
-        self.shared.uses_mbarrier(mbarrier, self.warps[w].by(false))?;
-        self.mbarrier(mbarrier)?;
-        for (place, _) in chunks(described, to) {
-            self.shared.start_write(place, 16, self.warps[w].by(true))?;
+        let load = BulkLoad { map, coordinates, to, mbarrier };
+        let Warp { agent, knows, .. } = &self.warps[w];
+        let (agent, knows) = (*agent, knows.clone());
+        if cluster {
+            let mask = self.warps[w].get(&inst.args[3], &at.place)[lane];
+            self.sent.push(Sent { what: What::Load(load, mask), agent, knows });
+            return Ok(());
         }
-        self.loads.push(BulkLoad { map, coordinates, to, mbarrier });
+        self.receive_load(load, By { agent, knows: &knows, is_async: true }, at)
+    }
+
+    /// Starts a bulk load to this CTA, by itself or by another one of its cluster.
+    pub fn receive_load(&mut self, load: BulkLoad, by: By<'_>, at: &Launched<'_>) -> Result<(), Wrong> {
+        self.shared.uses_mbarrier(load.mbarrier, by)?;
+        self.mbarrier(load.mbarrier)?;
+        for (place, _) in chunks(at.params.map(load.map)?, load.to) {
+            self.shared.start_write(place, 16, by)?;
+        }
+        self.loads.push(load);
         Ok(())
     }
 
@@ -157,12 +173,12 @@ impl Cta {
         at: &Launched<'_>,
         memory: &mut Memory<'_>,
     ) -> Result<(), Wrong> {
-        let step = self.warps[w].step();
+        let (agent, step) = (self.warps[w].agent, self.warps[w].step());
         for store in self.warps[w].stores.retire(pending) {
             let map = at.params.map(store.map)?;
             let mut data = vec![0; map.block_bytes()];
             for (place, offset) in chunks(map, store.from) {
-                data[offset..offset + 16].copy_from_slice(self.shared.finish_read(place, 16, w, step));
+                data[offset..offset + 16].copy_from_slice(self.shared.finish_read(place, 16, agent, step));
             }
             map.store(&store.coordinates, &data, memory)?;
         }

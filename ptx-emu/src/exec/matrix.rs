@@ -242,11 +242,11 @@ impl Cta {
 
     fn finish_wgmma(&mut self, w: usize, wgmma: &Wgmma) {
         let Product { n, k, factor, .. } = wgmma.product;
-        let step = self.warps[w].step();
+        let (agent, step) = (self.warps[w].agent, self.warps[w].step());
         // In the order of `reads`.
         let mut fetched = Vec::new();
         for (address, bytes) in wgmma.reads(w) {
-            fetched.push(self.shared.finish_read(address, bytes, w, step).to_vec());
+            fetched.push(self.shared.finish_read(address, bytes, agent, step).to_vec());
         }
         let mut fetched = fetched.into_iter();
         let mut operand = |descriptor: u64, rows: usize, first: usize, transposed: bool| -> Vec<f32> {

@@ -4,14 +4,16 @@ mod alu;
 mod copies;
 mod matrix;
 
+use crate::cluster::{Sent, What, remote};
 use crate::fault::Wrong;
 use crate::memory::{Memory, Params};
 use crate::op::{Arg, Atomic, Inst, Op, Shuffle, Space, Type};
+use crate::order::Knowledge;
 use crate::parse::Entry;
-use crate::shared::{Shared, release};
+use crate::shared::{By, Shared, release};
 use crate::sync::{Mbarrier, Named};
 use crate::warp::{LANES, Lanes, Place, State, Warp};
-use copies::BulkLoad;
+pub(crate) use copies::BulkLoad;
 use std::collections::HashMap;
 
 /// A CTA that runs.
@@ -25,6 +27,11 @@ pub(crate) struct Cta {
     pub loads: Vec<BulkLoad>,
     /// Bulk loads that are over.
     loaded: u32,
+    /// What is for other CTAs of the cluster.
+    pub sent: Vec<Sent>,
+    /// How often the cluster's barrier has opened, and what was known to those who were there.
+    pub meetings: u64,
+    pub met: Knowledge,
 }
 
 /// What a launch runs and on what.
@@ -35,15 +42,20 @@ pub(crate) struct Launched<'a> {
 }
 
 impl Cta {
-    pub fn new(entry: &Entry, threads: u32, shared_bytes: usize) -> Cta {
+    /// The CTA with a rank in a cluster of so many.
+    pub fn new(entry: &Entry, threads: u32, shared_bytes: usize, [rank, ctas]: [usize; 2]) -> Cta {
         let warps = threads as usize / LANES;
+        let agent = |w| rank * (warps + 1) + w;
         Cta {
-            warps: (0..warps).map(|w| Warp::new(w, entry.registers.len())).collect(),
-            shared: Shared::new(shared_bytes, warps),
+            warps: (0..warps).map(|w| Warp::new(w, agent(w), entry.registers.len())).collect(),
+            shared: Shared::new(shared_bytes, warps, [rank, ctas]),
             mbarriers: HashMap::new(),
             named: HashMap::new(),
             loads: Vec::new(),
             loaded: 0,
+            sent: Vec::new(),
+            meetings: 0,
+            met: Knowledge::default(),
         }
     }
 
@@ -126,13 +138,37 @@ impl Cta {
             Op::MbarrierArrive { expects } => self.mbarrier_arrive(w, inst, mask, expects, at)?,
             Op::MbarrierTryWait => return self.mbarrier_wait(w, inst, mask, at),
             Op::FenceProxyAsync => {
-                let Warp { number, knows, .. } = &mut self.warps[w];
+                let Warp { agent, knows, .. } = &mut self.warps[w];
                 knows.fence();
                 // What the warp writes from now on is not fenced.
-                let step = knows.clock.get(*number);
-                knows.clock.set(*number, step + 1);
+                let step = knows.clock.get(*agent);
+                knows.clock.set(*agent, step + 1);
             }
-            Op::BulkLoad => self.start_bulk_load(w, inst, mask, at)?,
+            Op::BulkLoad { cluster } => self.start_bulk_load(w, inst, mask, cluster, at)?,
+            Op::ClusterMbarrierArrive => {
+                let addresses = self.addresses(w, &inst.args[1], at);
+                let Warp { agent, knows, .. } = &mut self.warps[w];
+                let handed = release(*agent, knows);
+                let arrivals = lanes(mask).map(|lane| Sent {
+                    what: What::Arrival(addresses[lane]),
+                    agent: *agent,
+                    knows: handed.clone(),
+                });
+                self.sent.extend(arrivals);
+            }
+            Op::ClusterArrive => {
+                let Warp { agent, knows, meetings, .. } = &mut self.warps[w];
+                *meetings += 1;
+                self.sent.push(Sent { what: What::Meeting, agent: *agent, knows: release(*agent, knows) });
+            }
+            Op::ClusterWait => {
+                let warp = &mut self.warps[w];
+                if self.meetings < warp.meetings {
+                    warp.state = State::Cluster;
+                    return Ok(false);
+                }
+                warp.knows.join(&self.met);
+            }
             Op::BulkStore => self.start_bulk_store(w, inst, mask, at)?,
             Op::BulkCommit => self.warps[w].stores.commit(),
             Op::BulkWait { .. } => self.finish_bulk_stores(w, immediate(&inst.args[0])?, at, memory)?,
@@ -306,7 +342,7 @@ impl Cta {
             None => 0,
         };
         let live = warp.live();
-        let handed = release(w, &mut warp.knows);
+        let handed = release(warp.agent, &mut warp.knows);
         let joined = [predicates & live != 0, predicates & live == live];
         let opened = self.named.entry(id).or_default().arrive(w, waits, threads, &handed, joined)?;
         if waits {
@@ -341,7 +377,8 @@ impl Cta {
     ) -> Result<(), Wrong> {
         let addresses = self.addresses(w, &inst.args[1], at);
         let bytes = if expects { self.warps[w].get(&inst.args[2], &at.place) } else { [0; LANES] };
-        let handed = release(w, &mut self.warps[w].knows);
+        let Warp { agent, knows, .. } = &mut self.warps[w];
+        let handed = release(*agent, knows);
         for lane in lanes(mask) {
             let address = addresses[lane];
             self.shared.uses_mbarrier(address, self.warps[w].by(false))?;
@@ -349,6 +386,13 @@ impl Cta {
             arrived.map_err(|what| Wrong::Mbarrier { address, what })?;
         }
         Ok(())
+    }
+
+    /// An arrival from a CTA of the cluster.
+    pub fn receive_arrival(&mut self, address: u64, by: By<'_>) -> Result<(), Wrong> {
+        self.shared.uses_mbarrier(address, by)?;
+        let arrived = self.mbarrier(address)?.arrive(0, by.knows);
+        arrived.map_err(|what| Wrong::Mbarrier { address, what })
     }
 
     /// `try_wait`, which here says yes or is tried again.
@@ -463,6 +507,10 @@ fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<
         Op::Function { function, ty, ftz } => {
             let a = get(1);
             each!(|lane| alu::function(function, ty, ftz, a[lane])?);
+        }
+        Op::MapShared => {
+            let (address, rank) = (get(1), get(2));
+            each!(|lane| remote(address[lane], rank[lane]));
         }
         Op::BitField(ty) => {
             let (a, b, c) = (get(1), get(2), get(3));

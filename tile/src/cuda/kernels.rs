@@ -30,6 +30,8 @@ pub(crate) struct Loaded {
     /// For a kernel whose CTAs walk over the programs of a grid: how many CTAs the device runs at once, as the driver
     /// says of the loaded code.
     pub resident: Option<u32>,
+    /// CTAs of a cluster along x, of which the grid's extent has to be a multiple; 1 where they are launched alone.
+    pub num_ctas: u32,
     /// Why something was not done that could have been.
     pub remarks: Vec<String>,
     /// What a checked kernel checks; others nothing.
@@ -55,6 +57,12 @@ impl Loaded {
     pub fn without_maps(&self) -> Result<Arc<Loaded>, LaunchError> {
         let Source { gpu, kernel, bindings, config, facts, checked } = &self.source;
         gpu.load(kernel, bindings, &jit::without_maps(config), facts, *checked)
+    }
+
+    /// The same kernel for CTAs that are launched alone.
+    pub fn without_clusters(&self) -> Result<Arc<Loaded>, LaunchError> {
+        let Source { gpu, kernel, bindings, config, facts, checked } = &self.source;
+        gpu.load(kernel, bindings, &Config { num_ctas: 1, ..config.clone() }, facts, *checked)
     }
 }
 
@@ -126,12 +134,19 @@ impl Gpu {
         };
         let function = module.function(&compiled.entry, compiled.smem_bytes)?;
         let resident = match compiled.persistent {
-            true => Some(self.resident_ctas(function, compiled.num_threads, compiled.smem_bytes)?),
+            true => {
+                let (threads, smem_bytes) = (compiled.num_threads, compiled.smem_bytes);
+                Some(match compiled.num_ctas {
+                    1 => self.resident_ctas(function, threads, smem_bytes)?,
+                    num_ctas => num_ctas * self.resident_clusters(function, num_ctas, threads, smem_bytes)?,
+                })
+            }
             false => None,
         };
         Ok(Loaded {
             function,
             resident,
+            num_ctas: compiled.num_ctas,
             num_threads: compiled.num_threads,
             smem_bytes: compiled.smem_bytes as u32,
             remarks,
@@ -168,6 +183,43 @@ impl Gpu {
         })?;
         // A CTA that does not fit is refused by its launch, with the reason.
         Ok(self.properties().sm_count * (ctas.max(1) as u32))
+    }
+
+    /// How many clusters of a kernel the device runs at once; fewer than its SMs would hold, where an SM has no
+    /// neighbours left to make one with.
+    fn resident_clusters(
+        &self,
+        function: sys::CUfunction,
+        num_ctas: u32,
+        num_threads: u32,
+        smem_bytes: usize,
+    ) -> Result<u32, LaunchError> {
+        let clusters = self.call("asking how many clusters fit", || {
+            let size = sys::CUlaunchAttributeValue_union__bindgen_ty_1 { x: num_ctas, y: 1, z: 1 };
+            let mut attribute = sys::CUlaunchAttribute {
+                id: sys::CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION,
+                pad: [0; 4],
+                value: sys::CUlaunchAttributeValue { clusterDim: size },
+            };
+            let config = sys::CUlaunchConfig {
+                gridDimX: num_ctas,
+                gridDimY: 1,
+                gridDimZ: 1,
+                blockDimX: num_threads,
+                blockDimY: 1,
+                blockDimZ: 1,
+                sharedMemBytes: smem_bytes as u32,
+                hStream: std::ptr::null_mut(),
+                attrs: &raw mut attribute,
+                numAttrs: 1,
+            };
+            let mut clusters = 0;
+            // SAFETY: the caller keeps the function's module; the attribute outlives the call.
+            unsafe { sys::cuOccupancyMaxActiveClusters(&mut clusters, function, &config) }.result()?;
+            Ok(clusters)
+        })?;
+        // One that does not fit is refused by its launch, with the reason.
+        Ok(clusters.max(1) as u32)
     }
 
     /// What the driver says of a loaded kernel.

@@ -76,8 +76,8 @@ fn add_grid(
     Ok(())
 }
 
-/// The CTAs to launch for a grid of programs: one for each, or as many as run at once, which walk over them. What
-/// `add_grid` takes has a product that fits.
+/// The CTAs to launch for a grid of programs: one for each, or as many as run at once, which walk over them, in whole
+/// clusters where the grid fills them. What `add_grid` takes has a product that fits.
 fn ctas(resident: Option<u32>, grid: [u32; 3]) -> (u32, u32, u32) {
     match resident {
         Some(resident) => (grid.iter().product::<u32>().min(resident), 1, 1),
@@ -128,6 +128,16 @@ fn failed_check(kernel: &'static str, checks: &[Check], record: &DeviceBuffer) -
     jit::failed_check(kernel, checks, words)
 }
 
+/// Whether a grid can be launched in clusters of `num_ctas` along x: there is no CTA that would run no program.
+fn fills_clusters(num_ctas: u32, grid: [usize; 3]) -> bool {
+    grid[0].is_multiple_of(num_ctas as usize)
+}
+
+/// The kernel to launch for a grid, where it is another one: that of CTAs alone, where clusters would not come out even.
+fn for_grid(loaded: &Arc<Loaded>, grid: [usize; 3]) -> Result<Option<Arc<Loaded>>, LaunchError> {
+    if fills_clusters(loaded.num_ctas, grid) { Ok(None) } else { loaded.without_clusters().map(Some) }
+}
+
 /// Adds a kernel's tensor maps to its parameters. Where a tensor has none, the kernel that takes none is the one to
 /// launch.
 fn add_maps(
@@ -151,6 +161,8 @@ pub(crate) fn launch(
             memory.acquire(stream, *access)?;
         }
     }
+    let other = for_grid(loaded, grid)?;
+    let loaded = other.as_ref().unwrap_or(loaded);
     let mut words = params(args);
     add_grid(kernel, loaded.resident, grid, &mut words)?;
     let grid = grid.map(|extent| extent as u32);
@@ -178,6 +190,7 @@ impl Gpu {
     ) -> Result<Prepared, LaunchError> {
         let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
         let loaded = self.load(kernel, bindings, config, &facts, false)?;
+        let loaded = for_grid(&loaded, grid)?.unwrap_or(loaded);
         let mut words = params(args);
         add_grid(kernel.name, loaded.resident, grid, &mut words)?;
         let loaded = add_maps(&loaded, args, &mut words)?.unwrap_or(loaded);
@@ -279,6 +292,15 @@ mod tests {
         add_grid("k", None, [3, 4, 5], &mut none).unwrap();
         assert!(none.pointers().is_empty());
         assert_eq!(ctas(None, [3, 4, 5]), (3, 4, 5));
+    }
+
+    #[test]
+    fn clusters_take_grids_that_come_out_even() {
+        assert!([[1, 3, 5], [7, 1, 1]].iter().all(|grid| fills_clusters(1, *grid)));
+        assert!([[2, 3, 5], [64, 1, 1]].iter().all(|grid| fills_clusters(2, *grid)));
+        // Only x counts.
+        assert!([[1, 2, 2], [63, 2, 1]].iter().all(|grid| !fills_clusters(2, *grid)));
+        assert!(fills_clusters(8, [24, 1, 1]) && !fills_clusters(8, [20, 8, 8]));
     }
 
     #[test]

@@ -242,7 +242,7 @@ pub fn facts_of(dtype: DType, address: u64, shape: &[usize], strides: &[usize]) 
 
 /// The configuration of a kernel that takes no tensor maps.
 pub(crate) fn without_maps(config: &Config) -> Config {
-    Config { warp_specialize: false, bulk_stores: false, ..config.clone() }
+    Config { warp_specialize: false, bulk_stores: false, num_ctas: 1, ..config.clone() }
 }
 
 /// The error of the check that failed first, by the record that a checked kernel leaves.

@@ -21,7 +21,11 @@ pub(super) fn run(
     seed: u64,
 ) -> Result<(), LaunchError> {
     let facts: Vec<_> = request.args.iter().filter_map(|arg| tensor_facts(&arg.0)).collect();
-    let compiled = compile(request, bindings, request.config, target, &facts)?;
+    let mut compiled = compile(request, bindings, request.config, target, &facts)?;
+    if !request.grid[0].is_multiple_of(compiled.num_ctas as usize) {
+        let alone = Config { num_ctas: 1, ..request.config.clone() };
+        compiled = compile(request, bindings, &alone, target, &facts)?;
+    }
     match tensor_maps(request, &compiled) {
         Some(maps) => execute(request, bindings, &compiled, maps, seed),
         // As on a GPU: where a tensor has no map, the kernel that takes none is launched.
@@ -110,7 +114,8 @@ fn execute(
     let mut grid = request.grid.map(|extent| extent as u32);
     if compiled.persistent {
         params.extend(request.grid.map(|extent| Param::Word(extent as u64)));
-        grid = [request.grid.iter().product::<usize>().min(RESIDENT) as u32, 1, 1];
+        let resident = RESIDENT * compiled.num_ctas as usize;
+        grid = [request.grid.iter().product::<usize>().min(resident) as u32, 1, 1];
     }
     if !compiled.checks.is_empty() {
         params.push(Param::Word(memory.lend(&mut record)));

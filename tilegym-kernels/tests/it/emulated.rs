@@ -329,3 +329,30 @@ fn nvfp4_products_of_many_rows() {
         }
     }
 }
+
+/// CTAs that share copies, and grids that do not fill clusters.
+#[test]
+fn clusters_share_what_they_copy() {
+    let mut turn = InTurn(0);
+    for num_ctas in [2, 4, 8] {
+        for persistent in [0, 1] {
+            for (tile_n, stages) in [(128, 2), (64, 3)] {
+                let shared = [("num_ctas", num_ctas), ("persistent", persistent), ("num_stages", stages)];
+                let tiles = [("TILE_M", 64), ("TILE_N", tile_n), ("TILE_K", 64), ("num_warps", 4)];
+                let settings = [&tiles[..], &shared].concat();
+                for (m, is_nk) in [(256, 1), (500, 0), (300, 1)] {
+                    let sizes = [("m", m), ("n", 272), ("k", 328), ("rhs_is_nk", is_nk)];
+                    turn.agree(&MatmulContract, &sizes, &settings);
+                }
+                let sizes = [("batch", 2), ("m", 256), ("n", 136), ("k", 72), ("rhs_is_nk", 1)];
+                turn.agree(&MatmulBatchedContract, &sizes, &settings);
+                let tiles = [("TILE_M", 64), ("TILE_N", 64), ("num_warps", 4)];
+                let shape = [("batch", 1), ("heads", 2), ("kv_heads", 1), ("head_dim", 64)];
+                for causal in [0, 1] {
+                    let lens = [("seq_q", 250), ("seq_k", 328), ("causal", causal)];
+                    turn.agree(&FmhaContract, &[&shape[..], &lens].concat(), &[&tiles[..], &shared].concat());
+                }
+            }
+        }
+    }
+}

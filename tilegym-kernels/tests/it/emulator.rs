@@ -6,11 +6,11 @@ use tile::jit::{self, TensorFacts};
 use tile::{Bindings, DType};
 use tilegym_kernels::matmul;
 
-const M: usize = 192;
+const M: usize = 256;
 const N: usize = 128;
 
 /// What keeps threads, copies and products in order. Each stands for itself in the text.
-const ORDER: [&str; 9] = [
+const ORDER: [&str; 12] = [
     "bar.sync",
     "fence.proxy.async.shared::cta;",
     "wgmma.fence.sync.aligned;",
@@ -20,6 +20,9 @@ const ORDER: [&str; 9] = [
     "mbarrier.try_wait.parity.shared::cta.b64",
     "cp.async.wait_group",
     "cp.async.bulk.wait_group",
+    "barrier.cluster.arrive",
+    "barrier.cluster.wait",
+    "mbarrier.arrive.shared::cluster.b64",
 ];
 
 fn compile(target: &'static Target, settings: &[(&str, i64)]) -> Compiled {
@@ -102,15 +105,22 @@ fn without(text: &str, at: usize) -> String {
 fn whatever_keeps_order_is_missed() {
     let sm_80 = Target::from_name("sm_80").expect("a target");
     let sm_90 = Target::from_name("sm_90").expect("a target");
-    let settings = |warps, stages, persistent, bulk| {
-        [("num_warps", warps), ("num_stages", stages), ("persistent", persistent), ("bulk_stores", bulk)]
+    let settings = |warps, stages, persistent, bulk, ctas| {
+        let roles = [("num_warps", warps), ("num_stages", stages), ("persistent", persistent)];
+        [&roles[..], &[("bulk_stores", bulk), ("num_ctas", ctas)]].concat()
     };
     // CTAs that walk over programs: others need not hand back the buffers of their last blocks.
-    let kernels =
-        [(sm_80, settings(4, 3, 0, 0)), (sm_90, settings(4, 2, 1, 1)), (sm_90, settings(8, 3, 1, 1))];
+    let kernels = [
+        (sm_80, settings(4, 3, 0, 0, 1)),
+        (sm_90, settings(4, 2, 1, 1, 1)),
+        (sm_90, settings(8, 3, 1, 1, 1)),
+        (sm_90, settings(4, 2, 0, 1, 2)),
+        (sm_90, settings(8, 3, 1, 1, 2)),
+    ];
     let mut tried = 0;
     for (target, settings) in kernels {
         let compiled = compile(target, &settings);
+        assert_eq!(settings.last(), Some(&("num_ctas", compiled.num_ctas.into())));
         // Which buffer of a ring comes last decides what its end may reuse.
         let run = |text: &str, n: u64| run(&compiled, text, [192, 256, 320][n as usize % 3], n);
         for n in 0..9 {

@@ -5,9 +5,11 @@
 //! buffers share bytes only if one is done with before the other is first used, and then a barrier is in between.
 //!
 //! A buffer lives from its first to its last use, and throughout every loop that uses it; scratch lives during
-//! its operation, which has its own barrier in front. Larger buffers are placed first, each as low as it fits.
+//! its operation, which has its own barrier in front. Barriers of memory that other CTAs arrive at live to the end,
+//! since the others may be late. Larger buffers are placed first, each as low as it fits.
 
 use super::{Pass, PassContext, PassError};
+use crate::gpu::cluster::ctas_of;
 use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::ops::{GpuBuilder, GpuOp};
 use crate::layout::{conversion, reduce_scratch_bytes};
@@ -51,6 +53,13 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         search.visit(op, op, None);
     }
     let mut buffers = search.buffers;
+    if ctas_of(module.function()) > 1 {
+        for buffer in &mut buffers {
+            if matches!(GpuOp::of(buffer.op), Some(GpuOp::Mbarriers { .. })) {
+                buffer.life.end = usize::MAX;
+            }
+        }
+    }
     buffers.retain(|b| !b.life.is_empty());
     let total = place(&mut buffers);
     let available = cx.target.limits.smem_per_cta_bytes;

@@ -9,7 +9,7 @@ use tile_ir::types::{
 };
 
 /// The tensors that the kernel writes.
-pub(super) fn written_views<'c>(module: &Module<'c>) -> Vec<Val<'c>> {
+pub(in crate::gpu) fn written_views<'c>(module: &Module<'c>) -> Vec<Val<'c>> {
     let view = |op: Op<'c>| match GpuOp::of(op) {
         Some(
             GpuOp::GlobalStore { view, .. } | GpuOp::Scatter { view, .. } | GpuOp::BulkStore { view, .. },
@@ -21,7 +21,7 @@ pub(super) fn written_views<'c>(module: &Module<'c>) -> Vec<Val<'c>> {
 
 /// True for operations on scalars that may run anywhere and any number of times, in iterations that there are. Single
 /// elements of tensors that are not `written` are such: they are read only inside their tensor.
-pub(super) fn is_scalar_arithmetic<'c>(op: Op<'c>, written: &[Val<'c>]) -> bool {
+pub(in crate::gpu) fn is_scalar_arithmetic<'c>(op: Op<'c>, written: &[Val<'c>]) -> bool {
     let name = name_of(op);
     let pure = match name.as_str() {
         "tile.dim" | "tile.program_id" | "tile.num_programs" | "tile.slice" | "tile.cast" => true,

@@ -6,6 +6,7 @@ mod bulk_stores;
 mod copies;
 mod decompose_scaled;
 mod fence_operands;
+mod multicast_copies;
 mod overlap_products;
 mod persist;
 mod pipeline_loads;
@@ -18,6 +19,7 @@ mod two_in_flight;
 mod warp_specialize;
 
 pub(super) use allocate_shared::scratch_bytes;
+pub(super) use copies::{is_scalar_arithmetic, written_views};
 
 use super::facts::TensorFacts;
 use super::verify::{Violation, verify};
@@ -49,6 +51,8 @@ pub enum Pass {
     TakeTurns,
     /// Copies of loops run ahead in a ring of buffers.
     PipelineLoads,
+    /// The CTAs of a cluster share the copies that are the same in all of them.
+    MulticastCopies,
     /// Blocks are stored by bulk copies out of shared memory.
     BulkStores,
     /// What threads write to shared memory is made visible to `wgmma`.
@@ -59,7 +63,7 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 12] = [
+    pub const ALL: [Pass; 13] = [
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
@@ -69,6 +73,7 @@ impl Pass {
         Pass::OverlapProducts,
         Pass::TakeTurns,
         Pass::PipelineLoads,
+        Pass::MulticastCopies,
         Pass::BulkStores,
         Pass::FenceOperands,
         Pass::AllocateShared,
@@ -86,6 +91,7 @@ impl Pass {
             Pass::StartAhead => "start-ahead",
             Pass::OverlapProducts => "overlap-products",
             Pass::TakeTurns => "take-turns",
+            Pass::MulticastCopies => "multicast-copies",
             Pass::BulkStores => "bulk-stores",
             Pass::FenceOperands => "fence-operands",
             Pass::AllocateShared => "allocate-shared",
@@ -119,6 +125,7 @@ impl Pass {
             Pass::StartAhead => start_ahead::run(module, cx),
             Pass::OverlapProducts => overlap_products::run(module, cx),
             Pass::TakeTurns => take_turns::run(module, cx),
+            Pass::MulticastCopies => multicast_copies::run(module, cx),
             Pass::BulkStores => bulk_stores::run(module, cx),
             Pass::FenceOperands => fence_operands::run(module, cx),
             Pass::AllocateShared => allocate_shared::run(module, cx),
@@ -179,6 +186,8 @@ pub struct PassContext {
     pub num_stages: usize,
     /// CTAs that are to be resident on an SM.
     pub occupancy: usize,
+    /// CTAs of a cluster, a power of two; 1 for none.
+    pub num_ctas: usize,
     /// Which passes may run.
     pub switches: Switches,
     /// Facts about each tensor argument in order.

@@ -7,12 +7,17 @@
 //! each CTA so gets light and heavy programs in turn. Invariant: every program runs once, whatever the number of CTAs;
 //! `program_id` and `num_programs` are those of the grid.
 //!
+//! With `num_ctas`, clusters walk: dealt out are groups of as many programs, neighbours along x, of each of which a CTA
+//! of the cluster runs one. The extents of grid and launch along x are to be multiples of it. So the CTAs of a cluster
+//! run equally many programs, which differ in x alone; the attribute `tgpu.num_ctas` has the kernel launched so.
+//!
 //! Later passes see a loop like any other: a warp that copies runs it too, so that the first blocks of the next
 //! program come while the present one is stored. The loop counts in 32 bits, so that a launch must see to it that
 //! programs and CTAs together are fewer than 2^31. A kernel with checks stays as it is, since a failed check tells
 //! its program by the CTA.
 
 use super::{Pass, PassContext};
+use crate::gpu::cluster::NUM_CTAS;
 use crate::gpu::launch::PERSISTENT;
 use melior::ir::BlockLike;
 use melior::ir::attribute::{ArrayAttribute, IntegerAttribute, StringAttribute, TypeAttribute};
@@ -51,8 +56,14 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let [x, y, z] = extents;
     let mut b = Builder::before(module.context(), first);
     b.set_location(module.function().location());
+    let size = (cx.num_ctas > 1).then(|| b.index(cx.num_ctas as i64));
+    let in_groups = |count: Val<'c>| size.map_or(count, |size| b.same("arith.divui", &[count, size]));
+    // From here on those that walk, and what they are dealt: CTAs and programs, or clusters and groups.
+    let x = in_groups(x);
     let programs = b.same("arith.muli", &[b.same("arith.muli", &[x, y]), z]);
-    let (cta, ctas) = (b.program_id(0), b.num_programs(0));
+    let (along_x, launched) = (b.program_id(0), b.num_programs(0));
+    let own = size.map(|size| (size, b.same("arith.remui", &[along_x, size])));
+    let (cta, ctas) = (in_groups(along_x), in_groups(launched));
     let [zero, one, two] = [0, 1, 2].map(|n| b.index(n));
     let mirrored = b.same("arith.subi", &[b.same("arith.subi", &[ctas, one]), cta]);
     let place = |b: &Builder<'c>, round: Val<'c>| {
@@ -69,11 +80,10 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let Ok(_) = b.for_loop([zero, rounds, one], &[], |b, round, _| {
         let number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
         let row = b.same("arith.divui", &[number, x]);
-        ids = [
-            b.same("arith.remui", &[number, x]),
-            b.same("arith.remui", &[row, y]),
-            b.same("arith.divui", &[row, y]),
-        ];
+        let group = b.same("arith.remui", &[number, x]);
+        let of_group = |(size, own)| b.same("arith.addi", &[b.same("arith.muli", &[group, size]), own]);
+        ids =
+            [own.map_or(group, of_group), b.same("arith.remui", &[row, y]), b.same("arith.divui", &[row, y])];
         Ok::<_, Infallible>(Vec::new())
     });
     for op in inside {
@@ -89,6 +99,9 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     program.iter().for_each(|op| move_before(*op, end));
     nested_ops(walk).into_iter().filter(|op| is_id(*op)).for_each(erase);
     set_attr(module.function(), PERSISTENT, b.int(1));
+    if cx.num_ctas > 1 {
+        set_attr(module.function(), NUM_CTAS, b.int(cx.num_ctas as i64));
+    }
     module
 }
 

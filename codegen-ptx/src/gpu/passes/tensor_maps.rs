@@ -33,6 +33,11 @@ pub(super) fn map_of<'c>(
     Ok(TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes })
 }
 
+/// Bytes after which the swizzle of a tile in shared memory repeats; boxes start at multiples of it.
+pub(super) fn swizzle_repeats(smem: &Smem) -> usize {
+    SWIZZLE_ROWS * smem.layout.span_bytes.max(ALIGN_BYTES)
+}
+
 /// The boxes of a tile that lies in shared memory, one a panel; or why the tensor has no map for it.
 fn box_of(facts: &TensorFacts, smem: &Smem, tile_shape: &[usize]) -> Result<Vec<usize>, &'static str> {
     let (elem_bytes, rank) = (smem.layout.elem_bytes, tile_shape.len());
@@ -63,8 +68,7 @@ fn box_of(facts: &TensorFacts, smem: &Smem, tile_shape: &[usize]) -> Result<Vec<
     if !aligned(smem.layout.pitch_bytes) || box_shape.iter().any(|&size| size > MAX_BOX) {
         return Err("a box has rows under 16 bytes, or more than 256 of them");
     }
-    let repeats = SWIZZLE_ROWS * smem.layout.span_bytes.max(ALIGN_BYTES);
-    if !smem.layout.panel_bytes().is_multiple_of(repeats) {
+    if !smem.layout.panel_bytes().is_multiple_of(swizzle_repeats(smem)) {
         return Err("a tile has fewer rows than a swizzle takes to repeat");
     }
     Ok(box_shape)

@@ -67,6 +67,53 @@ fn ctas_that_walk_over_programs_agree_with_those_of_one() {
     }
 }
 
+/// Clusters share copies, or are not launched where the grid does not fill them; the sums are the same ones.
+#[test]
+fn ctas_of_clusters_agree_with_those_alone() {
+    let name = "ctas_of_clusters_agree_with_those_alone";
+    let Some(device) = gpu(name) else { return };
+    // Rows of blocks that come out even for clusters of 2, 4 and 8, for 2 alone, and for none; the last with fewer
+    // steps than a ring has slots.
+    for shape in [[1000, 1500, 520], [380, 700, 264], [130, 100, 200], [512, 64, 40]] {
+        let a = TensorBuf::from_fn([shape[0], shape[2]], |[i, j]| f16::from_f64(noise(1, i * shape[2] + j)));
+        let b = TensorBuf::from_fn([shape[1], shape[2]], |[i, j]| f16::from_f64(noise(2, i * shape[2] + j)));
+        let c = TensorBuf::<f16, 2>::full([shape[0], shape[1]], f16::from_f64(f64::NAN));
+        let (on_a, on_b) = (a.to_device(&device).unwrap(), b.to_device(&device).unwrap());
+        let run = |num_ctas, persistent| {
+            let config = matmul::Config {
+                tile_m: 64,
+                tile_n: 64,
+                tile_k: 64,
+                num_stages: 3,
+                num_ctas,
+                persistent,
+                ..Default::default()
+            };
+            let mut on_c = c.to_device(&device).unwrap();
+            let grid = [shape[0].div_ceil(64), shape[1].div_ceil(64)];
+            matmul(&on_a, &on_b, &mut on_c).grid(grid).config(config).launch(&device)?;
+            Ok::<_, LaunchError>(on_c.to_host().unwrap().to_vec())
+        };
+        let alone = run(1, false).unwrap();
+        for num_ctas in [2, 4, 8] {
+            for persistent in [false, true] {
+                // What goes wrong between CTAs does not go wrong each time.
+                for _ in 0..20 {
+                    let found = match run(num_ctas, persistent) {
+                        Err(error) if error.to_string().contains("num_ctas") => {
+                            let mut to = std::io::stderr();
+                            return writeln!(to, "SKIPPED {name}: {error}")
+                                .expect("standard error is writable");
+                        }
+                        found => found.unwrap(),
+                    };
+                    assert!(found == alone, "{shape:?}, {num_ctas} CTAs, persistent {persistent}");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn gpu_and_cpu_agree_through_the_same_call() {
     let Some(device) = gpu("gpu_and_cpu_agree_through_the_same_call") else { return };
