@@ -30,6 +30,8 @@ pub struct Config {
     pub bulk_stores: bool,
     /// Whether as many CTAs as are resident at once walk over all programs.
     pub persistent: bool,
+    /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
+    pub tf32_wgmma: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -49,6 +51,7 @@ impl Default for Config {
             ping_pong: false,
             bulk_stores: true,
             persistent: false,
+            tf32_wgmma: false,
             tuned_for: None,
         }
     }
@@ -56,7 +59,7 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 9] = [
+    pub const LAUNCH_OPTIONS: [&'static str; 10] = [
         "num_warps",
         "num_stages",
         "occupancy",
@@ -66,6 +69,7 @@ impl Config {
         "ping_pong",
         "bulk_stores",
         "persistent",
+        "tf32_wgmma",
     ];
 
     /// Whether a launch option is a switch, which is 0 or 1.
@@ -85,6 +89,7 @@ impl Config {
             "ping_pong" => Some(self.ping_pong.into()),
             "bulk_stores" => Some(self.bulk_stores.into()),
             "persistent" => Some(self.persistent.into()),
+            "tf32_wgmma" => Some(self.tf32_wgmma.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -101,6 +106,7 @@ impl Config {
             "ping_pong" => self.ping_pong = value != 0,
             "bulk_stores" => self.bulk_stores = value != 0,
             "persistent" => self.persistent = value != 0,
+            "tf32_wgmma" => self.tf32_wgmma = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

@@ -7,4 +7,5 @@ mod narrow;
 mod passes;
 mod persist;
 mod support;
+mod tf32;
 mod verify;

@@ -145,13 +145,16 @@ pub struct Switches {
     pub bulk_stores: bool,
     /// As many CTAs as are resident at once walk over all programs.
     pub persistent: bool,
+    /// Operands of f32 go to `wgmma` where tensor maps round them.
+    pub tf32_wgmma: bool,
 }
 
 impl Switches {
     /// The switches of a configuration.
     pub fn of(config: &Config) -> Switches {
-        let Config { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, .. } = *config;
-        Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent }
+        let Config { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, .. } =
+            *config;
+        Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma }
     }
 
     /// The switch that keeps a pass from running.
