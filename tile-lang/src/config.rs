@@ -32,6 +32,8 @@ pub struct Config {
     pub persistent: bool,
     /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
     pub tf32_wgmma: bool,
+    /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+    pub compute_ahead: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -52,6 +54,7 @@ impl Default for Config {
             bulk_stores: true,
             persistent: false,
             tf32_wgmma: false,
+            compute_ahead: false,
             tuned_for: None,
         }
     }
@@ -59,7 +62,7 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 10] = [
+    pub const LAUNCH_OPTIONS: [&'static str; 11] = [
         "num_warps",
         "num_stages",
         "occupancy",
@@ -70,6 +73,7 @@ impl Config {
         "bulk_stores",
         "persistent",
         "tf32_wgmma",
+        "compute_ahead",
     ];
 
     /// Whether a launch option is a switch, which is 0 or 1.
@@ -90,6 +94,7 @@ impl Config {
             "bulk_stores" => Some(self.bulk_stores.into()),
             "persistent" => Some(self.persistent.into()),
             "tf32_wgmma" => Some(self.tf32_wgmma.into()),
+            "compute_ahead" => Some(self.compute_ahead.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -107,6 +112,7 @@ impl Config {
             "bulk_stores" => self.bulk_stores = value != 0,
             "persistent" => self.persistent = value != 0,
             "tf32_wgmma" => self.tf32_wgmma = value != 0,
+            "compute_ahead" => self.compute_ahead = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

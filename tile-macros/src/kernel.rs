@@ -201,6 +201,8 @@ impl Parts<'_> {
                 pub persistent: ::core::primitive::bool,
                 /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
                 pub tf32_wgmma: ::core::primitive::bool,
+                /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+                pub compute_ahead: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -228,6 +230,7 @@ impl Parts<'_> {
                         bulk_stores: self.bulk_stores,
                         persistent: self.persistent,
                         tf32_wgmma: self.tf32_wgmma,
+                        compute_ahead: self.compute_ahead,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -239,15 +242,15 @@ impl Parts<'_> {
                     // Every field: one that is left out does not compile.
                     let Config {
                         #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, split_masks, ping_pong,
-                        bulk_stores, persistent, tf32_wgmma, tuned_for
+                        bulk_stores, persistent, tf32_wgmma, compute_ahead, tuned_for
                     } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
                     for option in [num_warps, num_stages, occupancy, num_ctas] {
                         #sink(option.into());
                     }
-                    for switch in
-                        [warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma]
-                    {
+                    for switch in [
+                        warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, compute_ahead,
+                    ] {
                         #sink(switch.into());
                     }
                     #sink(tuned_for.map_or(0, |name| name.as_ptr().addr() as ::core::primitive::u64));
@@ -266,6 +269,7 @@ impl Parts<'_> {
                         bulk_stores: config.bulk_stores,
                         persistent: config.persistent,
                         tf32_wgmma: config.tf32_wgmma,
+                        compute_ahead: config.compute_ahead,
                         tuned_for: config.tuned_for,
                     }
                 }

@@ -23,6 +23,7 @@ const ON: Switches = Switches {
     bulk_stores: true,
     persistent: false,
     tf32_wgmma: true,
+    compute_ahead: false,
 };
 
 /// A product of f32, of an rhs that is contiguous along K or not.
