@@ -30,6 +30,10 @@ pub struct Config {
     pub bulk_stores: bool,
     /// Whether as many CTAs as are resident at once walk over all programs.
     pub persistent: bool,
+    /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
+    pub tf32_wgmma: bool,
+    /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+    pub compute_ahead: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -49,6 +53,8 @@ impl Default for Config {
             ping_pong: false,
             bulk_stores: true,
             persistent: false,
+            tf32_wgmma: false,
+            compute_ahead: false,
             tuned_for: None,
         }
     }
@@ -56,7 +62,7 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 9] = [
+    pub const LAUNCH_OPTIONS: [&'static str; 11] = [
         "num_warps",
         "num_stages",
         "occupancy",
@@ -66,6 +72,8 @@ impl Config {
         "ping_pong",
         "bulk_stores",
         "persistent",
+        "tf32_wgmma",
+        "compute_ahead",
     ];
 
     /// Whether a launch option is a switch, which is 0 or 1.
@@ -85,6 +93,8 @@ impl Config {
             "ping_pong" => Some(self.ping_pong.into()),
             "bulk_stores" => Some(self.bulk_stores.into()),
             "persistent" => Some(self.persistent.into()),
+            "tf32_wgmma" => Some(self.tf32_wgmma.into()),
+            "compute_ahead" => Some(self.compute_ahead.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -101,6 +111,8 @@ impl Config {
             "ping_pong" => self.ping_pong = value != 0,
             "bulk_stores" => self.bulk_stores = value != 0,
             "persistent" => self.persistent = value != 0,
+            "tf32_wgmma" => self.tf32_wgmma = value != 0,
+            "compute_ahead" => self.compute_ahead = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

@@ -199,6 +199,10 @@ impl Parts<'_> {
                 pub bulk_stores: ::core::primitive::bool,
                 /// Whether as many CTAs as are resident at once walk over all programs.
                 pub persistent: ::core::primitive::bool,
+                /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
+                pub tf32_wgmma: ::core::primitive::bool,
+                /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+                pub compute_ahead: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -225,6 +229,8 @@ impl Parts<'_> {
                         ping_pong: self.ping_pong,
                         bulk_stores: self.bulk_stores,
                         persistent: self.persistent,
+                        tf32_wgmma: self.tf32_wgmma,
+                        compute_ahead: self.compute_ahead,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -236,13 +242,15 @@ impl Parts<'_> {
                     // Every field: one that is left out does not compile.
                     let Config {
                         #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, split_masks, ping_pong,
-                        bulk_stores, persistent, tuned_for
+                        bulk_stores, persistent, tf32_wgmma, compute_ahead, tuned_for
                     } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
                     for option in [num_warps, num_stages, occupancy, num_ctas] {
                         #sink(option.into());
                     }
-                    for switch in [warp_specialize, split_masks, ping_pong, bulk_stores, persistent] {
+                    for switch in [
+                        warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, compute_ahead,
+                    ] {
                         #sink(switch.into());
                     }
                     #sink(tuned_for.map_or(0, |name| name.as_ptr().addr() as ::core::primitive::u64));
@@ -260,6 +268,8 @@ impl Parts<'_> {
                         ping_pong: config.ping_pong,
                         bulk_stores: config.bulk_stores,
                         persistent: config.persistent,
+                        tf32_wgmma: config.tf32_wgmma,
+                        compute_ahead: config.compute_ahead,
                         tuned_for: config.tuned_for,
                     }
                 }

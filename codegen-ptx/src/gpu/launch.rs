@@ -21,6 +21,8 @@ pub struct TensorMap {
     pub box_shape: Vec<usize>,
     /// Bytes of the span within which 16-byte chunks are permuted in shared memory: 128, 64, 32, or 0 for none.
     pub swizzle_bytes: usize,
+    /// Elements, of f32, are rounded to tf32 on their way to shared memory.
+    pub rounds: bool,
 }
 
 /// What a launch needs beside arguments and shared memory.
@@ -49,13 +51,15 @@ impl LaunchNeeds {
             match GpuOp::of(op) {
                 Some(GpuOp::Producer { warps, .. }) => needs.producer_warps = warps,
                 Some(
-                    GpuOp::TmaCopy { view, smem, box_shape, map, .. }
-                    | GpuOp::BulkStore { view, smem, box_shape, map, .. },
+                    ref copy @ (GpuOp::TmaCopy { view, smem, ref box_shape, map, .. }
+                    | GpuOp::BulkStore { view, smem, ref box_shape, map, .. }),
                 ) => {
+                    let rounds = matches!(copy, GpuOp::TmaCopy { rounds: true, .. });
                     let tensor = views.iter().position(|v| *v == view);
                     if let Some((tensor, smem)) = tensor.zip(Smem::of(type_of(smem))) {
                         let swizzle_bytes = smem.layout.span_bytes;
-                        maps.push((map, TensorMap { tensor, box_shape, swizzle_bytes }));
+                        let box_shape = box_shape.clone();
+                        maps.push((map, TensorMap { tensor, box_shape, swizzle_bytes, rounds }));
                     }
                 }
                 _ => {}

@@ -11,6 +11,7 @@ pub mod ops;
 pub mod passes;
 pub mod protocol;
 pub mod resources;
+pub mod rounding;
 mod staging;
 pub(crate) mod turns;
 pub mod verify;

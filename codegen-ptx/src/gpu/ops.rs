@@ -163,6 +163,8 @@ pub enum GpuOp<'c> {
         map: usize,
         /// A part of the block, to all CTAs of the cluster.
         cluster: bool,
+        /// The map rounds f32 to tf32.
+        rounds: bool,
     },
     EnterCluster,
     MbarrierWait {
@@ -304,7 +306,19 @@ impl<'c> GpuOp<'c> {
                 let (view, index) = block(3)?;
                 let &[smem, barriers, slot] = operands.get(index.len() + 1..)? else { return None };
                 let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
-                GpuOp::TmaCopy { view, index, smem, barriers, slot, tile_shape, box_shape, map, cluster }
+                let rounds = bool_attr(op, "rounds").unwrap_or(false);
+                GpuOp::TmaCopy {
+                    view,
+                    index,
+                    smem,
+                    barriers,
+                    slot,
+                    tile_shape,
+                    box_shape,
+                    map,
+                    cluster,
+                    rounds,
+                }
             }
             "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
             "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster },
@@ -562,15 +576,18 @@ pub trait GpuBuilder<'c> {
         (view, index): (Val<'c>, &[Val<'c>]),
         [smem, barriers, slot]: [Val<'c>; 3],
         (tile_shape, box_shape): (&[usize], &[usize]),
-        map: usize,
+        (map, rounds): (usize, bool),
     ) -> Op<'c> {
         let b = self.builder();
         let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, barriers, slot]).copied().collect();
-        let attributes = [
+        let mut attributes = vec![
             ("tile_shape", sizes_attr(b, tile_shape)),
             ("box_shape", sizes_attr(b, box_shape)),
             ("map", b.int(map as i64)),
         ];
+        if rounds {
+            attributes.push(("rounds", BoolAttribute::new(b.context(), true).into()));
+        }
         b.op("tgpu.tma_copy", &operands, &[], &attributes)
     }
 

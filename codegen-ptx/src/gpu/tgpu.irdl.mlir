@@ -153,7 +153,8 @@ irdl.dialect @tgpu {
 
   // acc + lhs rhs by the tensor cores, begun by each warpgroup for its rows. Until a `wgmma_wait` hands the result
   // on, nothing may touch it, nor what the operands lie in. The rhs is in shared memory, the lhs there or in the
-  // fragment layout of `groups`; slots and flags as for `mma_sync`.
+  // fragment layout of `groups`; slots and flags as for `mma_sync`. Operands of f32 are both in shared memory, where
+  // bulk copies that round have put them.
   irdl.operation @wgmma {
     %lhs_tile = irdl.base "!builtin.tensor"
     %lhs_smem = irdl.base @tgpu::@smem
@@ -247,7 +248,8 @@ irdl.dialect @tgpu {
 
   // Starts copying a block of a view to a slot, in boxes of `box_shape` by the kernel's tensor map number `map`;
   // zeros where the block leaves the view. The bytes count for the barrier of the slot. With `cluster = true` each CTA
-  // of the cluster copies a part of the rows, to the slot and for the barrier of each of them.
+  // of the cluster copies a part of the rows, to the slot and for the barrier of each of them. With `rounds`, the map
+  // rounds f32 to tf32.
   irdl.operation @tma_copy {
     %view = irdl.any
     %index = irdl.is index

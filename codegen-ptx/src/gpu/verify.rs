@@ -4,6 +4,7 @@ use super::cluster::{ctas_of, part_of};
 use super::dialect::{Smem, layout_of};
 use super::ops::{GpuOp, MmaOperand};
 use super::protocol::{self, ProtocolError};
+use super::rounding::{self, RoundingError};
 use super::staging;
 use crate::layout::{LinearLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
@@ -46,6 +47,9 @@ pub enum Rule {
     /// Barriers of a ring of buffers that are out of step.
     #[error("breaks the barriers' protocol: {0}")]
     Protocol(ProtocolError),
+    /// An operand of a product that is not rounded as it has to be.
+    #[error("{0}")]
+    Rounding(RoundingError),
     /// An access of a width that no instruction has.
     #[error("accesses of {found} bytes; expected one of {expected:?}")]
     Width {
@@ -106,6 +110,14 @@ pub fn verify(module: &Module) -> Result<(), Vec<Violation>> {
             report(rule);
         }
     }
+    // Until some warp copies, what is copied how is not decided.
+    let is_decided = nested_ops(module.function()).iter().any(|op| name_of(*op) == "tgpu.producer");
+    let misrounded = if is_decided { rounding::check(module) } else { Vec::new() };
+    violations.extend(misrounded.into_iter().map(|(op, error)| Violation {
+        op: name_of(op),
+        place: Place::of(op.location()),
+        rule: Rule::Rounding(error),
+    }));
     let out_of_step = protocol::check(module).into_iter().chain(staging::check(module));
     violations.extend(out_of_step.map(|(op, error)| Violation {
         op: name_of(op),

@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn fragments_are_those_of_the_isa() {
         let d = acc(64, 32, [1, 1]);
-        let a = lhs(64, 16, [1, 1], DType::BF16);
+        let (a, tf32) = (lhs(64, 16, [1, 1], DType::BF16), lhs(64, 8, [1, 1], DType::F32));
         for warp in 0..4 {
             for lane in 0..32 {
                 let (g, t) = (lane / 4, lane % 4);
@@ -138,6 +138,9 @@ mod tests {
                     let (i, half) = (register / 2, register % 2);
                     let expected = [16 * warp + g + 8 * (i % 2), 2 * t + half + 8 * (i / 2)];
                     assert_eq!(a.apply(register, lane, warp), expected);
+                }
+                for i in 0..4 {
+                    assert_eq!(tf32.apply(i, lane, warp), [16 * warp + g + 8 * (i % 2), t + 4 * (i / 2)]);
                 }
             }
         }
@@ -175,6 +178,10 @@ mod tests {
         let narrow = Operand::new(SharedLayout::panels(64, 32, 2), DType::F16, true, 64).unwrap();
         assert_eq!((narrow.descriptor >> 62, narrow.descriptor >> 32 & 0x3fff), (2, 512 >> 4));
         // N along the rows: 16 steps of K are 2 KB further, panels of 64 columns lie 64 rows apart.
+        // 8 steps of K of f32 are 32 bytes, too; a span holds 32.
+        let tf32 = Operand::new(SharedLayout::panels(128, 64, 4), DType::F32, true, 64).unwrap();
+        assert_eq!(tf32.descriptor, k_major.descriptor);
+        assert_eq!((tf32.offset(0, 8), tf32.offset(64, 0), tf32.offset(0, 32)), (32, 8192, 128 * 128));
         let mn_major = Operand::new(SharedLayout::panels(64, 128, 2), DType::BF16, false, 128).unwrap();
         assert_eq!(mn_major.descriptor >> 16 & 0x3fff, (64 * 128) >> 4);
         assert_eq!(mn_major.descriptor >> 32 & 0x3fff, 1024 >> 4);
@@ -197,20 +204,26 @@ mod tests {
         /// The instruction's own addressing, from the descriptor's fields, finds every element.
         #[test]
         fn descriptors_lead_to_every_element(
-            rows in 6u32..9, cols in 4u32..9, k_major: bool, at in 0usize..1 << 16, step: usize,
+            rows in 6u32..9, cols in 4u32..9, k_major: bool, at in 0usize..1 << 16, step: usize, which in 0usize..3,
         ) {
-            let shared = SharedLayout::panels(1 << rows, 1 << cols, 2);
+            let dtype = [DType::BF16, DType::F32, DType::F8E4M3FN][which];
+            let bytes = dtype.bits() as usize / 8;
+            let shared = SharedLayout::panels(1 << rows, 1 << cols, bytes);
             let extent = if k_major { 64 } else { shared.cols };
-            let Some(operand) = Operand::new(shared, DType::BF16, k_major, extent) else { return Ok(()) };
+            let Some(operand) = Operand::new(shared, dtype, k_major, extent) else {
+                prop_assert!(!k_major && bytes != 2 || cols == 4 && bytes == 1);
+                return Ok(());
+            };
             let depth = if k_major { shared.cols } else { shared.rows };
-            let k0 = step % (depth / 16) * 16;
-            let (other, k) = (at % extent, at / extent % 16);
+            let one = mma::depth(dtype).unwrap();
+            let k0 = step % (depth / one) * one;
+            let (other, k) = (at % extent, at / extent % one);
             let field = |low: u32| (operand.descriptor >> low & 0x3fff) as usize * 16;
             let (leading, stride, span) = (field(16), field(32), shared.span_bytes);
             let plain = if k_major {
-                other / 8 * stride + other % 8 * span + k * 2
+                other / 8 * stride + other % 8 * span + k * bytes
             } else {
-                other * 2 / span * leading + k / 8 * stride + k % 8 * span + other * 2 % span
+                other * bytes / span * leading + k / 8 * stride + k % 8 * span + other * bytes % span
             };
             let address = operand.offset(0, k0) + plain;
             let swizzled = address ^ (address >> 7 & (span / 16 - 1)) << 4;
@@ -219,10 +232,11 @@ mod tests {
         }
 
         #[test]
-        fn every_tile_is_covered(m in 6u32..9, n in 3u32..9, k in 4u32..8, warps in 2u32..5) {
+        fn every_tile_is_covered(m in 6u32..9, n in 3u32..9, k in 4u32..8, warps in 2u32..5, wide: bool) {
             let (m, n, k) = (1usize << m, 1usize << n, 1usize << k);
-            let Some(groups) = split([m, n, k], 1 << warps, DType::F16) else { return Ok(()) };
-            for l in [acc(m, n, groups), lhs(m, k, groups, DType::F16)] {
+            let dtype = if wide { DType::F32 } else { DType::F16 };
+            let Some(groups) = split([m, n, k], 1 << warps, dtype) else { return Ok(()) };
+            for l in [acc(m, n, groups), lhs(m, k, groups, dtype)] {
                 prop_assert!(l.is_surjective(), "{l:?}");
                 prop_assert_eq!(l.num_warps(), 1usize << warps);
             }

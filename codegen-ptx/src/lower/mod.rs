@@ -28,6 +28,7 @@ use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::launch::LaunchNeeds;
 use crate::gpu::ops::GpuOp;
+use crate::gpu::rounding;
 use crate::layout::LinearLayout;
 use crate::target::Target;
 use emitter::Emitter;
@@ -80,6 +81,9 @@ pub fn lower_to_llvm<'c>(
     let body = tile_ir::types::blocks_of(function).into_iter().next();
     let body = body.ok_or_else(|| internal(function, "the function has no body"))?;
     let arguments = tile_ir::types::args_of(body);
+    if let Some((op, error)) = rounding::check(module).into_iter().next() {
+        return Err(internal(op, &error.to_string()));
+    }
     let needs = LaunchNeeds::of(module);
     let text = skeleton(function, &arguments, &needs, options)?;
     let lowered = melior::ir::Module::parse(context, &text)

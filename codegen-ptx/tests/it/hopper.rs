@@ -77,10 +77,16 @@ fn keys_and_values_are_waited_for_apart() {
 
 /// What the loop with two products does, in order: products, waits, barriers, and what costs most of the rest.
 fn loop_of_products(module: &Module) -> Vec<String> {
+    loop_with(module, 2)
+}
+
+/// What the loop with so many products does.
+fn loop_with(module: &Module, products: usize) -> Vec<String> {
     let is_product = |op: &Op| name_of(*op) == "tgpu.wgmma";
     let loops = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for");
     let body = |op| ops_of(blocks_of(op)[0]).collect::<Vec<_>>();
-    let body = loops.map(body).find(|body| body.iter().filter(|op| is_product(op)).count() == 2).unwrap();
+    let body =
+        loops.map(body).find(|body| body.iter().filter(|op| is_product(op)).count() == products).unwrap();
     let told = |op: &Op| match GpuOp::of(*op) {
         Some(GpuOp::WgmmaWait { pending, .. }) => Some(format!("wait {pending}")),
         Some(
@@ -285,6 +291,48 @@ fn operands_widened_for_many_columns_go_to_wgmma() {
     // For few columns, widening where the weights lie is cheaper.
     let (module, _) = lower(&build(32), |cx| cx.num_warps = 8);
     assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 0);
+}
+
+/// Weights of 4 bits, widened for products by two warpgroups.
+fn widened(context: &TileContext) -> Module<'_> {
+    kernel(context, "narrow_weights", DType::BF16, &[("M", 128), ("N", 128), ("K", 64)])
+}
+
+/// Two warpgroups, which compute what they multiply ahead.
+fn ahead(cx: &mut PassContext) {
+    (cx.num_warps, cx.switches.compute_ahead) = (8, true);
+}
+
+#[test]
+fn weights_are_widened_under_the_product_of_the_last_ones() {
+    let context = dialect::context(&[]);
+    let (module, remarks) = lower(&widened(&context), ahead);
+    assert!(remarks.iter().any(|r| r.contains("while the next one's lhs is computed")), "{remarks:#?}");
+    // The first weights are widened in front of the loop, the last product stands behind it.
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 2);
+    let expected =
+        ["wgmma", "mbarrier_wait", "mbarrier_arrive", "mbarrier_wait", "wait 0", "mbarrier_arrive"];
+    assert_eq!(loop_with(&module, 1), expected, "{}", module.to_text());
+    // Without rings there is nothing to wait for in between.
+    let (module, remarks) = lower(&widened(&context), |cx| {
+        ahead(cx);
+        cx.switches.warp_specialize = false;
+    });
+    assert!(remarks.iter().any(|r| r.contains("not in rings of mbarriers")), "{remarks:#?}");
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 1);
+}
+
+#[test]
+fn slots_of_what_is_computed_ahead_are_protected() {
+    let context = dialect::context(&[]);
+    let (module, _) = lower(&widened(&context), ahead);
+    let text = module.to_text();
+    let of = |with, times| errors(&context, &repeated(&text, with, times));
+    assert!(of("tgpu.mbarrier_arrive", 0).contains(&ProtocolError::Releases(0)));
+    assert!(of("tgpu.mbarrier_arrive", 2).contains(&ProtocolError::Releases(2)));
+    assert!(of("tgpu.mbarrier_wait", 2).contains(&ProtocolError::FullWaits(2)));
+    let late = text.replace("{pending = 0 : i64}", "{pending = 1 : i64}");
+    assert!(errors(&context, &late).contains(&ProtocolError::Unfinished));
 }
 
 #[test]

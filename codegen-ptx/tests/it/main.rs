@@ -9,4 +9,5 @@ mod passes;
 mod persist;
 mod simulate;
 mod support;
+mod tf32;
 mod verify;

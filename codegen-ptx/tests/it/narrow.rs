@@ -12,15 +12,27 @@ fn build(
     target: &'static Target,
     aligned: bool,
 ) -> (Compiled, Option<String>) {
+    let switches = Switches { warp_specialize: false, ..Switches::of(&Config::default()) };
+    build_with(name, dtype, consts, (target, 4, switches), aligned)
+}
+
+/// The same by a number of warps and with some switches.
+fn build_with(
+    name: &str,
+    dtype: DType,
+    consts: &[(&str, i64)],
+    (target, num_warps, switches): (&'static Target, u32, Switches),
+    aligned: bool,
+) -> (Compiled, Option<String>) {
     let compiled = with_context(|context| {
         let module = kernel(context, name, dtype, consts);
         let options = CompileOptions {
             target,
-            num_warps: 4,
+            num_warps,
             num_stages: 3,
             occupancy: 1,
             num_ctas: 1,
-            switches: Switches { warp_specialize: false, ..Switches::of(&Config::default()) },
+            switches,
             facts: facts(&module, aligned),
             keep_stages: false,
         };
@@ -51,6 +63,26 @@ fn narrow_weights_are_widened_in_pairs() {
         assert!(copies >= 7, "{target}: {copies} copies");
         assert_eq!(count("HMMA.16816.F32.BF16"), 16, "{target}");
     }
+}
+
+/// The weights of the next product are widened between the start of one and the wait for it. The assembler would wait
+/// after each instruction if it saw them written to registers that products read.
+#[test]
+fn weights_are_widened_while_a_product_runs() {
+    let target = Target::from_name("sm_90").expect("a target");
+    let switches = Switches { compute_ahead: true, ..Switches::of(&Config::default()) };
+    let consts = [("M", 128), ("N", 128), ("K", 64)];
+    let (_, sass) = build_with("narrow_weights", DType::BF16, &consts, (target, 8, switches), true);
+    let Some(sass) = sass else { return };
+    let is_wait = |line: &&str| line.contains("WARPGROUP.DEPBAR");
+    // Four steps of K in the loop, and again behind it.
+    assert_eq!(sass.matches("HGMMA.64x128x16").count(), 8, "{sass}");
+    assert_eq!(sass.lines().filter(is_wait).count(), 2, "{sass}");
+    let started = sass.lines().skip_while(|line| !line.contains("HGMMA"));
+    let under: Vec<_> = started.take_while(|line| !is_wait(line)).collect();
+    let masks = under.iter().filter(|line| line.contains("LOP3.LUT R")).count();
+    // A thread widens 32 weights.
+    assert!(masks >= 32 && under.iter().any(|line| line.contains("LDS")), "{masks}: {under:#?}");
 }
 
 /// What a pair of bf16 costs: two masks, a product that places signs and the rest, and a product with the scale.

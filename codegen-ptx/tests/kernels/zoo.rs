@@ -308,3 +308,56 @@ fn half_bytes<const N: usize>(
     out.store([i], doubled);
     there.scatter([ids.load([i], [N])], doubled);
 }
+
+// A product whose lhs is also summed as it is.
+#[tile_kernel]
+fn product_and_sums<const TILE: usize, const K: usize>(
+    a: Tensor<f32, 2>,
+    b: Tensor<f32, 2>,
+    out: TensorMut<f32, 2>,
+    sums: TensorMut<f32, 2>,
+) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    let mut sum = zeros::<f32>([TILE, 1]);
+    for k in 0..cdiv(a.dim(1), K) {
+        let lhs = a.load([m, k], [TILE, K]);
+        acc = mma(lhs, b.load([n, k], [TILE, K]).t(), acc);
+        sum += lhs.reduce_sum(1);
+    }
+    out.store([m, n], acc);
+    sums.store([m, n], sum);
+}
+
+// Products with a tensor's blocks and with their transposes.
+#[tile_kernel]
+fn both_ways<T: Float, const TILE: usize>(
+    a: Tensor<T, 2>,
+    b: Tensor<T, 2>,
+    out: TensorMut<f32, 2>,
+    other: TensorMut<f32, 2>,
+) {
+    let (m, n) = (program_id(0), program_id(1));
+    let (mut acc, mut more) = (zeros::<f32>([TILE, TILE]), zeros::<f32>([TILE, TILE]));
+    for k in 0..cdiv(a.dim(1), TILE) {
+        let lhs = a.load([m, k], [TILE, TILE]);
+        acc = mma(lhs, b.load([n, k], [TILE, TILE]).t(), acc);
+        more = mma(lhs, b.load([k, n], [TILE, TILE]), more);
+    }
+    out.store([m, n], acc);
+    other.store([m, n], more);
+}
+
+// The second loop's copies can be bulk copies; of the first one's, only one can if `c` is not aligned.
+#[tile_kernel]
+fn two_loops<T: Float, const TILE: usize>(a: Tensor<T, 2>, b: Tensor<T, 2>, c: Tensor<T, 2>, out: TensorMut<f32, 2>) {
+    let (m, n) = (program_id(0), program_id(1));
+    let mut acc = zeros::<f32>([TILE, TILE]);
+    for k in 0..cdiv(a.dim(1), TILE) {
+        acc = mma(a.load([m, k], [TILE, TILE]), c.load([n, k], [TILE, TILE]).t(), acc);
+    }
+    for k in 0..cdiv(b.dim(1), TILE) {
+        acc = mma(b.load([m, k], [TILE, TILE]), b.load([n, k], [TILE, TILE]).t(), acc);
+    }
+    out.store([m, n], acc);
+}

@@ -59,19 +59,30 @@ impl TensorMaps {
     }
 }
 
+/// What a map says its elements are; none for what maps have no form of.
+///
+/// As `TFLOAT32`, f32 is rounded while it is copied to shared memory: CUTLASS relies on it for its f32 products by
+/// `wgmma`. The driver's manual does not name the mode; a test of Triton's (its descriptors' `round_f32_to_tf32`, on
+/// sm_120) has ties go to even, and infinities and NaN stay as they are.
+fn element_type(dtype: DType, rounds: bool) -> Option<sys::CUtensorMapDataType> {
+    use sys::CUtensorMapDataType as Type;
+    match dtype {
+        DType::F32 if rounds => Some(Type::CU_TENSOR_MAP_DATA_TYPE_TFLOAT32),
+        _ if rounds => None,
+        DType::F32 => Some(Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32),
+        DType::F16 => Some(Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16),
+        DType::BF16 => Some(Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16),
+        DType::I32 => Some(Type::CU_TENSOR_MAP_DATA_TYPE_INT32),
+        DType::F8E4M3FN | DType::F4E2M1FN => Some(Type::CU_TENSOR_MAP_DATA_TYPE_UINT8),
+        _ => None,
+    }
+}
+
 /// Encodes one map.
 fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
-    use sys::CUtensorMapDataType as Type;
     let mut tensors = args.iter().filter(|arg| matches!(arg, Arg::Tensor { .. }));
     let Arg::Tensor { dtype, address, shape, strides, .. } = tensors.nth(map.tensor)? else { return None };
-    let ty = match dtype {
-        DType::F32 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
-        DType::F16 => Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-        DType::BF16 => Type::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        DType::I32 => Type::CU_TENSOR_MAP_DATA_TYPE_INT32,
-        DType::F8E4M3FN | DType::F4E2M1FN => Type::CU_TENSOR_MAP_DATA_TYPE_UINT8,
-        _ => return None,
-    };
+    let ty = element_type(*dtype, map.rounds)?;
     let swizzle = match map.swizzle_bytes {
         128 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
         64 => sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_64B,
@@ -109,4 +120,17 @@ fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
         )
     };
     result.result().ok().map(|()| encoded.opaque)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_maps_that_are_to_round_do() {
+        use sys::CUtensorMapDataType as Type;
+        assert_eq!(element_type(DType::F32, true), Some(Type::CU_TENSOR_MAP_DATA_TYPE_TFLOAT32));
+        assert_eq!(element_type(DType::F32, false), Some(Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32));
+        assert_eq!(element_type(DType::F16, true), None);
+    }
 }

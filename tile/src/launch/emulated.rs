@@ -75,7 +75,10 @@ fn tensor_maps(request: &Request<'_>, compiled: &Compiled) -> Option<Vec<TensorM
         let strides: Vec<u64> = tensor.strides.iter().rev().skip(1).map(|&n| n as u64 * bits / 8).collect();
         let block: Vec<u64> = map.box_shape.iter().rev().map(|&n| n as u64).collect();
         let address = tensor.base.addr() as u64;
-        TensorMap::new(address, bits.div_ceil(8), &shape, &strides, &block, map.swizzle_bytes as u64).ok()
+        let whole =
+            TensorMap::new(address, bits.div_ceil(8), &shape, &strides, &block, map.swizzle_bytes as u64)
+                .ok()?;
+        Some(if map.rounds { whole.rounding_to_tf32() } else { whole })
     };
     compiled.tensor_maps.iter().map(encode).collect()
 }

@@ -6,7 +6,7 @@ use crate::support::{config, problem, run_on};
 use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
-use tile::{Config, Device};
+use tile::{Config, DType, Device};
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, GELU_AND_MUL, LayerNormContract, LinearContract,
     MatmulBatchedContract, MatmulContract, MatmulSplitkContract, RmsNormContract, RopeContract, SILU_AND_MUL,
@@ -60,6 +60,26 @@ fn matmul_agrees_with_its_reference() {
             let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", is_nk)];
             agree(&device, &MatmulContract, &sizes, &[]);
             agree(&device, &MatmulContract, &sizes, &[("TILE_M", 16), ("TILE_N", 128), ("TILE_K", 32)]);
+        }
+    }
+}
+
+/// Operands that tensor maps round on their way to `wgmma`; of 1023 columns there are no maps.
+#[test]
+fn products_of_rounded_operands_agree_with_their_references() {
+    let Some(device) = gpu("products_of_rounded_operands_agree_with_their_references") else { return };
+    for (m, n, k) in [(64, 64, 4), (257, 129, 64), (512, 384, 1024), (300, 200, 1023)] {
+        let contracts: [&dyn Contract; 3] = [&MatmulContract, &LinearContract, &MatmulBatchedContract];
+        for contract in contracts {
+            let problem = problem(contract, DType::F32, &[("m", m), ("n", n), ("k", k), ("rhs_is_nk", 1)]);
+            let inputs = random_inputs(contract, &problem, 11);
+            for persistent in [0, 1] {
+                let options =
+                    [("num_warps", 8), ("num_stages", 3), ("tf32_wgmma", 1), ("persistent", persistent)];
+                let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 32)];
+                let config = config(contract, &problem, &[&tiles[..], &options].concat());
+                agree_on(&device, contract, &problem, &config, &inputs);
+            }
         }
     }
 }
@@ -209,6 +229,26 @@ fn nvfp4_gemm_agrees_with_its_reference() {
                 let tiles = [("TILE_M", tile_m), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", 3)];
                 agree(&device, &contract, &sizes, &tiles);
             }
+        }
+    }
+}
+
+/// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
+#[test]
+fn nvfp4_gemm_that_computes_ahead_agrees_with_its_reference() {
+    let Some(device) = gpu("nvfp4_gemm_that_computes_ahead_agrees_with_its_reference") else { return };
+    for (m, n, k) in [(130, 257, 528), (256, 300, 4096), (128, 128, 16), (64, 200, 128)] {
+        for splits in [1, 8] {
+            let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", splits)];
+            let options = [
+                ("num_warps", 8),
+                ("num_stages", 3),
+                ("warp_specialize", 1),
+                ("compute_ahead", 1),
+                ("occupancy", 1),
+            ];
+            let sizes = [("m", m), ("n", n), ("k", k)];
+            agree(&device, &Nvfp4GemmContract::WEIGHTS, &sizes, &[&tiles[..], &options].concat());
         }
     }
 }

@@ -264,6 +264,49 @@ fn products_with_every_switch() {
     }
 }
 
+/// Operands of f32 that go to `wgmma` rounded. The last problem's rows have no tensor maps.
+#[test]
+fn products_of_rounded_operands() {
+    let tiles = [
+        [("TILE_M", 128), ("TILE_N", 64), ("TILE_K", 32), ("num_warps", 8), ("num_stages", 3)],
+        [("TILE_M", 64), ("TILE_N", 128), ("TILE_K", 64), ("num_warps", 4), ("num_stages", 2)],
+    ];
+    for tiles in tiles {
+        for bits in [0b001, 0b011, 0b111] {
+            let settings = [&tiles[..], &switches(bits), &[("tf32_wgmma", 1)]].concat();
+            for (m, n, k) in [(128, 128, 128), (150, 140, 72), (70, 65, 17)] {
+                let sizes = [("m", m), ("n", n), ("k", k), ("rhs_is_nk", 1)];
+                let contracts: [&dyn Contract; 2] = [&MatmulContract, &LinearContract];
+                for contract in contracts {
+                    let problem = problem(contract, DType::F32, &sizes);
+                    let config = config(contract, &problem, &settings);
+                    let inputs = random_inputs(contract, &problem, 11);
+                    agree_on(&[hopper()], contract, &problem, &config, &inputs);
+                }
+            }
+        }
+    }
+}
+
+/// An operand between two numbers of tf32, nearer to the upper one, times ones: cut it would be 1.
+#[test]
+fn operands_of_f32_are_rounded_not_cut() {
+    let ulp = 2f64.powi(-10);
+    let filled = |value: f64| DynTensor::from_f64(DType::F32, &[128, 128], &[value; 128 * 128]);
+    let sizes = [("m", 128), ("n", 128), ("k", 128), ("rhs_is_nk", 1)];
+    let tiles = [("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32), ("num_warps", 4), ("num_stages", 3)];
+    let problem = problem(&MatmulContract, DType::F32, &sizes);
+    for tf32_wgmma in [0, 1] {
+        let settings = [&tiles[..], &[("tf32_wgmma", tf32_wgmma)]].concat();
+        let config = config(&MatmulContract, &problem, &settings);
+        for [lhs, rhs] in [[1.0 + 0.75 * ulp, 1.0], [1.0, 1.0 + 0.75 * ulp]] {
+            let device = Device::emulated(hopper(), 1);
+            let found = run_on(&device, &MatmulContract, &problem, &config, &[filled(lhs), filled(rhs)]);
+            assert!(found[0].iter().all(|sum| *sum == 128.0 * (1.0 + ulp)), "{config:?}: {}", found[0][0]);
+        }
+    }
+}
+
 #[test]
 fn split_products_with_every_switch() {
     let mut turn = InTurn(0);
@@ -352,6 +395,30 @@ fn clusters_share_what_they_copy() {
                     let lens = [("seq_q", 250), ("seq_k", 328), ("causal", causal)];
                     turn.agree(&FmhaContract, &[&shape[..], &lens].concat(), &[&tiles[..], &shared].concat());
                 }
+            }
+        }
+    }
+}
+
+/// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
+#[test]
+fn nvfp4_products_computed_ahead() {
+    let mut turn = InTurn(0);
+    for (tile_m, tile_n, tile_k, stages) in [(128, 128, 64, 2), (64, 128, 128, 3)] {
+        for (splits, k) in [(1, 528), (1, 16), (8, 272)] {
+            for order in [0, 1] {
+                let settings = [
+                    ("TILE_M", tile_m),
+                    ("TILE_N", tile_n),
+                    ("TILE_K", tile_k),
+                    ("SPLITS", splits),
+                    ("num_warps", 8),
+                    ("num_stages", stages),
+                    ("warp_specialize", 1),
+                    ("compute_ahead", 1),
+                ];
+                let sizes = [("m", 140), ("n", 272), ("k", k), ("scales_128x4", order)];
+                turn.agree(&Nvfp4GemmContract::WEIGHTS, &sizes, &settings);
             }
         }
     }

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use tile::contract::{Contract, contracts};
 use tile::jit::{self, TensorFacts};
-use tile_lang::DType;
+use tile_lang::{Config, DType};
 
 /// The most that a step of a problem takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +25,8 @@ const RATCHET_VERSION: &str = "13.0.88";
 /// `kernel dtype sizes` to target to resources.
 type Ratchet = BTreeMap<String, BTreeMap<String, Resources>>;
 
-/// The problems whose default configurations are kept: each switch and exact size that changes the code.
+/// The problems whose default configurations are kept: each switch and exact size that changes the code. A launch
+/// option among them is set in the configuration.
 fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
     match contract.kernel().name {
         "fmha" => [64, 128]
@@ -53,7 +54,11 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
             .map(|dim| vec![("head_dim", dim), ("window", 1024), ("soft_cap", 1), ("sinks", 1)])
             .to_vec(),
         "matmul" | "matmul_splitk" => [0, 1].map(|is_nk| vec![("rhs_is_nk", is_nk)]).to_vec(),
-        "linear" => [0, 1, 2, 3].map(|activation| vec![("activation", activation)]).to_vec(),
+        "linear" => [0, 1, 2, 3]
+            .map(|activation| vec![("activation", activation)])
+            .into_iter()
+            .chain([vec![(TF32_WGMMA, 1)]])
+            .collect(),
         "rope" => [0, 1].map(|interleaved| vec![("interleaved", interleaved)]).to_vec(),
         // A short row, one that is kept in registers, one of several blocks.
         "rms_norm" | "add_rms_norm" | "layer_norm" | "softmax" => {
@@ -63,6 +68,9 @@ fn cases(contract: &dyn Contract) -> Vec<Vec<(&'static str, i64)>> {
     }
 }
 
+/// Matters to products of f32 alone.
+const TF32_WGMMA: &str = "tf32_wgmma";
+
 fn measure(
     contract: &dyn Contract,
     dtype: DType,
@@ -70,8 +78,11 @@ fn measure(
     target: &'static Target,
     assembler: &Ptxas,
 ) -> Resources {
-    let problem = problem(contract, dtype, sizes);
-    let config = contract.default_config(&problem);
+    let (options, sizes): (Vec<_>, Vec<_>) =
+        sizes.iter().copied().partition(|(name, _)| Config::is_switch(name));
+    let problem = problem(contract, dtype, &sizes);
+    let mut config = contract.default_config(&problem);
+    options.into_iter().for_each(|(name, value)| config.set(name, value));
     let mut most = Resources { registers: 0, smem_bytes: 0 };
     for step in contract.steps(&problem, &config) {
         let facts = vec![TensorFacts::ALIGNED; step.tensors().count()];
@@ -101,7 +112,8 @@ fn default_configurations_fit_every_target() {
     let mut found = Ratchet::new();
     for contract in contracts() {
         for &dtype in contract.dtypes() {
-            for sizes in cases(contract) {
+            let is_idle = |(name, _): &(&str, i64)| *name == TF32_WGMMA && dtype != DType::F32;
+            for sizes in cases(contract).into_iter().filter(|sizes| !sizes.iter().any(is_idle)) {
                 let sizes_text: Vec<_> =
                     sizes.iter().map(|(name, value)| format!("{name}={value}")).collect();
                 let case = format!("{} {dtype} {}", contract.kernel().name, sizes_text.join(" "));

@@ -88,7 +88,7 @@ fn plan<'c>(
     let dtype = dtype_of(type_of(tile)).ok_or("it is no tile")?;
     let cols = tile_shape.last().copied().unwrap_or(1);
     let smem = Smem::panels(tile_shape.iter().product::<usize>() / cols, cols, dtype, 1);
-    let map = map_of(module, cx, view, (&smem, &tile_shape), "it goes to a part of a tensor")?;
+    let map = map_of(module, cx, view, (&smem, &tile_shape, false), "it goes to a part of a tensor")?;
     let source = before_conversion(tile).ok_or("it needs no way through shared memory")?;
     Ok(Staged { store, view, index, tile: source, tile_shape, smem, map })
 }

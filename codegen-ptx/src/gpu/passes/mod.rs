@@ -3,6 +3,7 @@
 mod allocate_shared;
 mod assign_layouts;
 mod bulk_stores;
+mod compute_ahead;
 mod copies;
 mod decompose_scaled;
 mod fence_operands;
@@ -152,13 +153,34 @@ pub struct Switches {
     pub bulk_stores: bool,
     /// As many CTAs as are resident at once walk over all programs.
     pub persistent: bool,
+    /// Operands of f32 go to `wgmma` where tensor maps round them.
+    pub tf32_wgmma: bool,
+    /// What a product multiplies is computed while the one before runs.
+    pub compute_ahead: bool,
 }
 
 impl Switches {
     /// The switches of a configuration.
     pub fn of(config: &Config) -> Switches {
-        let Config { warp_specialize, split_masks, ping_pong, bulk_stores, persistent, .. } = *config;
-        Switches { warp_specialize, split_masks, ping_pong, bulk_stores, persistent }
+        let Config {
+            warp_specialize,
+            split_masks,
+            ping_pong,
+            bulk_stores,
+            persistent,
+            tf32_wgmma,
+            compute_ahead,
+            ..
+        } = *config;
+        Switches {
+            warp_specialize,
+            split_masks,
+            ping_pong,
+            bulk_stores,
+            persistent,
+            tf32_wgmma,
+            compute_ahead,
+        }
     }
 
     /// The switch that keeps a pass from running.

@@ -195,11 +195,11 @@ fn number_maps<'c>(module: &Module<'c>, branch: Op<'c>) {
         args_of(module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
     let mut maps: Vec<TensorMap> = Vec::new();
     for op in nested_ops(branch) {
-        let Some(GpuOp::TmaCopy { view, smem, box_shape, .. }) = GpuOp::of(op) else { continue };
+        let Some(GpuOp::TmaCopy { view, smem, box_shape, rounds, .. }) = GpuOp::of(op) else { continue };
         let Some((tensor, smem)) = views.iter().position(|v| *v == view).zip(Smem::of(type_of(smem))) else {
             continue;
         };
-        let map = TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes };
+        let map = TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes, rounds };
         let number = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
             maps.push(map);
             maps.len() - 1

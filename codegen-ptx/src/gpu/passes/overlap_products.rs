@@ -3,9 +3,11 @@
 //! Input: a gpu-level module in which each `wgmma` is waited for where it is made. Output: the same, where a loop
 //! that only adds a product to an accumulator, and takes its operands from rings of mbarriers, keeps one product in
 //! flight: an iteration waits for the product of the one before and releases that one's slots. A product whose lhs is
-//! computed in registers is left: it reads them until it is done. Invariant: nothing but the next product touches the
-//! accumulator before the wait behind the loop.
+//! computed in registers reads them until it is done: the next lhs is computed under it, if that is switched on
+//! (`compute_ahead`), else it is left. Invariant: nothing but the next product touches the accumulator before the wait
+//! behind the loop.
 
+use super::compute_ahead;
 use super::rewrite::carry_more;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
@@ -35,6 +37,18 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
             continue;
         }
         let message = match sum(op, &body, &products) {
+            Ok(sum) if sum.lhs_in_registers && !cx.switches.compute_ahead => {
+                "the product is waited for: the next one's lhs would be written to registers that it reads"
+            }
+            Ok(sum) if sum.lhs_in_registers => {
+                match compute_ahead::cut(op, [sum.product, sum.wait], sum.number) {
+                    Ok(parts) => {
+                        compute_ahead::rotate(&module, op, &parts);
+                        "a product runs while the next one's lhs is computed"
+                    }
+                    Err(why) => why,
+                }
+            }
             Ok(sum) => {
                 keep_in_flight(&module, op, sum);
                 "a product runs while the next one's operands are waited for"
@@ -48,6 +62,8 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
 
 /// A loop that adds products up.
 struct Sum<'c> {
+    product: Op<'c>,
+    lhs_in_registers: bool,
     wait: Op<'c>,
     /// What is waited for, and what the wait hands on.
     tile: [Val<'c>; 2],
@@ -61,11 +77,7 @@ struct Sum<'c> {
 fn sum<'c>(op: Op<'c>, body: &[Op<'c>], products: &[Op<'c>]) -> Result<Sum<'c>, &'static str> {
     let &[product] = products else { return Err("each product is waited for: the loop has several") };
     let Some(GpuOp::Wgmma { lhs, acc, .. }) = GpuOp::of(product) else { return Err("no product") };
-    if matches!(lhs, MmaOperand::Registers(_)) {
-        return Err(
-            "the product is waited for: the next one's lhs would be written to registers that it reads",
-        );
-    }
+    let lhs_in_registers = matches!(lhs, MmaOperand::Registers(_));
     let result = results_of(product)[0];
     let waits = |o: &&Op<'c>| matches!(GpuOp::of(**o), Some(GpuOp::WgmmaWait { ref tiles, pending: 0 }) if tiles[..] == [result]);
     let wait = *body.iter().find(waits).ok_or("a product is waited for elsewhere")?;
@@ -95,7 +107,7 @@ fn sum<'c>(op: Op<'c>, body: &[Op<'c>], products: &[Op<'c>]) -> Result<Sum<'c>, 
     if arrivals.iter().any(|a| operands_of(*a)[1] != slot) {
         return Err("the product is waited for: its operands are in slots of different numbers");
     }
-    Ok(Sum { wait, tile: [result, handed], arrivals, number, slot })
+    Ok(Sum { product, lhs_in_registers, wait, tile: [result, handed], arrivals, number, slot })
 }
 
 /// Moves the wait for each product behind the start of the next.

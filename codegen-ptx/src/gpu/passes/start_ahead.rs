@@ -77,8 +77,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
 fn find<'c>(op: Op<'c>) -> Result<Ahead<'c>, &'static str> {
     let block = blocks_of(op)[0];
     let body: Vec<Op<'c>> = ops_of(block).collect();
-    let one = |op: Op| name_of(op) == "arith.constant" && int_attr(op, "value") == Some(1);
-    if !defining_op(operands_of(op)[2]).is_some_and(one) {
+    if !has_unit_step(op) {
         return Err("products wait for each other: the loop's step is not 1");
     }
     let blocks = |o: &Op<'c>| o.region_count() > 0 && !is_pure_branch(*o);
@@ -117,6 +116,12 @@ fn find<'c>(op: Op<'c>) -> Result<Ahead<'c>, &'static str> {
     let last = body.iter().rev().find(|o| matches!(GpuOp::of(**o), Some(GpuOp::WgmmaWait { .. })));
     let last_wait = *last.filter(|last| **last != wait).ok_or(no)?;
     Ok(Ahead { constants, full, product, wait, last_wait, stages })
+}
+
+/// Whether a loop's step is 1.
+pub(super) fn has_unit_step(op: Op) -> bool {
+    let one = |op: Op| name_of(op) == "arith.constant" && int_attr(op, "value") == Some(1);
+    defining_op(operands_of(op)[2]).is_some_and(one)
 }
 
 /// Replaces a loop with the step 1 by what `run` writes of its bounds, its step and what it carries at first, where it

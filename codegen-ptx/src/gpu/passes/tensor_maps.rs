@@ -17,20 +17,20 @@ const MAX_BOX: usize = 256;
 /// Dimensions of a tensor map.
 const MAX_RANK: usize = 5;
 
-/// The map by which a tile in shared memory goes to or comes from a block of `view`; `not_an_argument`, or why the
-/// tensor has no map for it.
+/// The map by which a tile in shared memory goes to or comes from a block of `view`, rounded to tf32 with `rounds`;
+/// `not_an_argument`, or why the tensor has no map for it.
 pub(super) fn map_of<'c>(
     module: &Module<'c>,
     cx: &PassContext,
     view: Val<'c>,
-    (smem, tile_shape): (&Smem, &[usize]),
+    (smem, tile_shape, rounds): (&Smem, &[usize], bool),
     not_an_argument: &str,
 ) -> Result<TensorMap, String> {
     let views = args_of(module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some());
     let tensor = views.into_iter().position(|v| v == view).ok_or(not_an_argument)?;
     let box_shape = box_of(&cx.facts[tensor], smem, tile_shape)
         .map_err(|why| format!("argument {tensor} allows no bulk copies: {why}"))?;
-    Ok(TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes })
+    Ok(TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes, rounds })
 }
 
 /// Bytes after which the swizzle of a tile in shared memory repeats; boxes start at multiples of it.

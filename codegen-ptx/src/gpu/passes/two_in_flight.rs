@@ -51,7 +51,7 @@ pub(super) struct Cut<'c> {
 }
 
 /// Operands of an operation and of those inside of it.
-fn uses<'c>(op: Op<'c>) -> Vec<Val<'c>> {
+pub(super) fn uses<'c>(op: Op<'c>) -> Vec<Val<'c>> {
     operands_of(op).into_iter().chain(nested_ops(op).into_iter().flat_map(operands_of)).collect()
 }
 
@@ -61,7 +61,7 @@ fn is_cheap(op: Op) -> bool {
 }
 
 /// True for what only computes on registers.
-fn is_elementwise(op: Op) -> bool {
+pub(super) fn is_elementwise(op: Op) -> bool {
     let name = name_of(op);
     op.region_count() == 0 && (name.starts_with("arith.") || name.starts_with("math.") || is_cheap(op))
 }
@@ -174,15 +174,16 @@ pub(super) fn cut<'c>(op: Op<'c>, ahead: &Ahead<'c>) -> Result<Cut<'c>, &'static
         taken || depends_on_sum || only_there || narrowing == Some(*o)
     };
     let first: Vec<Op<'c>> = body.iter().copied().filter(|o| !elsewhere(o)).collect();
-    let handed = handed_values(block, &second, [product, release], sum);
+    let ends: Vec<Op<'c>> = second.iter().copied().chain([product, release]).collect();
+    let handed = handed_values(block, &ends, sum);
     Ok(Cut { first, narrowing, second, full, product, wait, release, number, handed })
 }
 
-/// What the second part uses that it does not make, other than the sum.
-fn handed_values<'c>(block: Blk<'c>, second: &[Op<'c>], ends: [Op<'c>; 2], sum: Val<'c>) -> Vec<Val<'c>> {
-    let made: Vec<Val<'c>> = second.iter().copied().chain(ends).flat_map(results_of).collect();
+/// What some operations of a body use of the rest of it, other than the sum.
+pub(super) fn handed_values<'c>(block: Blk<'c>, second: &[Op<'c>], sum: Val<'c>) -> Vec<Val<'c>> {
+    let made: Vec<Val<'c>> = second.iter().copied().flat_map(results_of).collect();
     let mut handed: Vec<Val<'c>> = Vec::new();
-    for value in second.iter().copied().chain(ends).flat_map(uses) {
+    for value in second.iter().copied().flat_map(uses) {
         let inside = match defining_op(value) {
             Some(definition) => definition.block() == Some(block),
             None => args_of(block).contains(&value),
@@ -228,7 +229,7 @@ pub(super) fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>, cut
 }
 
 /// The names of an old iteration's values at its start.
-fn enter<'c>(block: Blk<'c>, variable: Val<'c>, values: &[Val<'c>]) -> Renamed<'c> {
+pub(super) fn enter<'c>(block: Blk<'c>, variable: Val<'c>, values: &[Val<'c>]) -> Renamed<'c> {
     let values = std::iter::once(&variable).chain(values);
     args_of(block).into_iter().zip(values).map(|(arg, value)| (address_of(arg), *value)).collect()
 }

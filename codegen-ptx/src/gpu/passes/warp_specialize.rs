@@ -11,6 +11,9 @@
 //!
 //! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
 //! it is where that is not arithmetic on scalars alone, or where a tensor does not allow bulk copies.
+//!
+//! Copies of f32 to where a `wgmma` reads round to tf32; [`rounds_operands`] says beforehand whether all of those will
+//! be bulk copies.
 
 use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
 use super::rewrite::{Renamed, address_of, carry_more, clone_op};
@@ -20,6 +23,7 @@ use crate::gpu::dialect::Smem;
 use crate::gpu::launch::TensorMap;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
 use crate::gpu::resources::copying_warps;
+use crate::gpu::rounding;
 use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, ValueLike};
@@ -37,12 +41,12 @@ const PASS: Pass = Pass::WarpSpecialize;
 /// `eq` among the predicates of `arith.cmpi`.
 const EQUAL: i64 = 0;
 
-/// A copy, what computes its address in the innermost loop, and its tensor map.
+/// A copy, what computes its address in the innermost loop, and its tensor map by number.
 struct Filled<'c> {
     copy: Copy<'c>,
     address: Vec<Op<'c>>,
-    map: usize,
-    box_shape: Vec<usize>,
+    number: usize,
+    map: TensorMap,
 }
 
 /// Copies that complete on one barrier.
@@ -78,50 +82,43 @@ fn nest_of<'c>(module: &Module<'c>, op: Op<'c>) -> Option<Vec<Op<'c>>> {
     nest.iter().all(|op| name_of(*op) == "scf.for").then_some(nest)
 }
 
+/// A loop with its plan, behind those of the copies in front of it; or why its copies stay.
+type Planned<'c> = (Op<'c>, Result<Vec<Plan<'c>>, String>);
+
+/// Why there is no ring.
+const ONE_STAGE: &str = "num_stages is 1, and a ring takes 2 slots";
+
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
     if !cx.switches.warp_specialize {
         return Ok(module);
     }
     if cx.num_stages < 2 {
-        cx.remark(PASS, None, "no warp of its own copies: num_stages is 1, and a ring takes 2 slots");
+        cx.remark(PASS, None, format!("no warp of its own copies: {ONE_STAGE}"));
         return Ok(module);
     }
-    let mut planner = Planner {
-        module: &module,
-        written: written_views(&module),
-        maps: Vec::new(),
-        needed: HashSet::new(),
-        taken: Vec::new(),
-    };
+    let (planned, needed) = plan_loops(&module, cx);
     let mut plans = Vec::new();
-    for op in nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for") {
-        let holds_loop =
-            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
-        if holds_loop || copies(blocks_of(op)[0]).is_empty() {
-            continue;
-        }
+    for (op, planned) in planned {
         let place = Place::of(op.location());
-        match planner.plan(op, cx) {
-            Ok(plan) => {
+        match planned {
+            Ok(planned) => {
+                let Some((plan, front)) = planned.split_last() else { continue };
                 let (count, rings) =
                     (plan.rings.iter().map(|r| r.copies.len()).sum::<usize>(), plan.rings.len());
                 let mut message = format!(
                     "{count} copies are made by a warp of their own, in {rings} rings of {} slots",
                     cx.num_stages
                 );
-                let front = planner.in_front(&plan, cx);
                 if !front.is_empty() {
                     message += &format!("; and {} in front of the loop", front.len());
                 }
                 cx.remark(PASS, place, message);
-                plans.extend(front);
-                plans.push(plan);
+                plans.extend(planned);
             }
             Err(why) => cx.remark(PASS, place, format!("no warp of its own copies: {why}")),
         }
     }
-    let needed = planner.needed;
     if plans.is_empty() {
         return Ok(module);
     }
@@ -132,9 +129,65 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
     Ok(module)
 }
 
+/// Whether the pass will make every copy to where a `wgmma` reads f32 a bulk copy, which rounds; or why not.
+pub(super) fn rounds_operands<'c>(module: &Module<'c>, cx: &PassContext) -> Result<(), String> {
+    let buffers = rounding::buffers(module);
+    if buffers.is_empty() {
+        return Ok(());
+    }
+    if !cx.switches.warp_specialize {
+        return Err("warp_specialize is 0".to_owned());
+    }
+    if cx.num_stages < 2 {
+        return Err(ONE_STAGE.to_owned());
+    }
+    let (planned, _) = plan_loops(module, cx);
+    let plans = planned.iter().filter_map(|(_, plans)| plans.as_ref().ok()).flatten();
+    let filled: Vec<Val<'c>> =
+        plans.flat_map(|p| &p.rings).flat_map(|r| &r.copies).map(|f| f.copy.smem).collect();
+    let Some(left) = buffers.into_iter().find(|buffer| !filled.contains(buffer)) else { return Ok(()) };
+    let holds = |op: Op<'c>| copies(blocks_of(op)[0]).iter().any(|copy| copy.smem == left);
+    let why = planned.into_iter().find(|(op, _)| holds(*op)).and_then(|(_, plans)| plans.err());
+    Err(why
+        .unwrap_or_else(|| "an operand is copied neither in an innermost loop nor in front of it".to_owned()))
+}
+
+/// Plans each innermost loop that copies, and what is copied in front of it; also what the copying warp computes for all of them.
+fn plan_loops<'c>(module: &Module<'c>, cx: &PassContext) -> (Vec<Planned<'c>>, HashSet<usize>) {
+    let mut planner = Planner {
+        module,
+        written: written_views(module),
+        rounded: rounding::buffers(module),
+        maps: Vec::new(),
+        needed: HashSet::new(),
+        taken: Vec::new(),
+    };
+    let mut planned = Vec::new();
+    for op in nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for") {
+        let holds_loop =
+            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
+        if !holds_loop && !copies(blocks_of(op)[0]).is_empty() {
+            let known = planner.maps.len();
+            let plans = planner.plan(op, cx).map(|plan| {
+                let mut plans = planner.in_front(&plan, cx);
+                plans.push(plan);
+                plans
+            });
+            if plans.is_err() {
+                // Maps are numbered without gaps.
+                planner.maps.truncate(known);
+            }
+            planned.push((op, plans));
+        }
+    }
+    (planned, planner.needed)
+}
+
 struct Planner<'a, 'c> {
     module: &'a Module<'c>,
     written: Vec<Val<'c>>,
+    /// Buffers whose elements are to be rounded to tf32.
+    rounded: Vec<Val<'c>>,
     maps: Vec<TensorMap>,
     /// What the copying warp computes, by address of the operation.
     needed: HashSet<usize>,
@@ -166,13 +219,13 @@ impl<'c> Planner<'_, 'c> {
             let known = address(&copy, body, &self.written);
             let known = known.filter(|_| !self.written.contains(&root_view(copy.view)));
             let address = known.ok_or("what a copy reads is not known ahead")?;
-            let (map, box_shape) = self.map(&copy, cx)?;
+            let (number, map) = self.map(&copy, cx)?;
             self.close(operands_of(copy.copy), &nest, &mut needed)?;
             let shares = rings.last().and_then(|r| r.copies.last()).is_some_and(|last| {
                 let (from, to) = (position(last.copy.after), position(copy.wait));
                 !order[from..to].iter().any(|op| reads(*op, last.copy.smem))
             });
-            let filled = Filled { copy, address, map, box_shape };
+            let filled = Filled { copy, address, number, map };
             match rings.last_mut().filter(|_| shares) {
                 Some(ring) => ring.copies.push(filled),
                 None => rings.push(Ring { copies: vec![filled], full: None, empty: None }),
@@ -200,9 +253,9 @@ impl<'c> Planner<'_, 'c> {
                 {
                     continue;
                 }
-                let Ok((map, box_shape)) = self.map(&copy, cx) else { continue };
+                let Ok((number, map)) = self.map(&copy, cx) else { continue };
                 self.needed.extend(needed);
-                let filled = Filled { copy, address: Vec::new(), map, box_shape };
+                let filled = Filled { copy, address: Vec::new(), number, map };
                 let ring = Ring { copies: vec![filled], full: None, empty: None };
                 found.push(Plan { nest: nest.to_vec(), rings: vec![ring], stages: 1, is_in_front: true });
             }
@@ -241,20 +294,21 @@ impl<'c> Planner<'_, 'c> {
         Ok(())
     }
 
-    /// The tensor map of a copy, by number, with its box.
-    fn map(&mut self, copy: &Copy<'c>, cx: &PassContext) -> Result<(usize, Vec<usize>), String> {
+    /// The tensor map of a copy, with its number.
+    fn map(&mut self, copy: &Copy<'c>, cx: &PassContext) -> Result<(usize, TensorMap), String> {
         let Some(GpuOp::AsyncCopy { view, smem, tile_shape, .. }) = GpuOp::of(copy.copy) else {
             return Err("it is no copy".to_owned());
         };
+        let rounds = self.rounded.contains(&smem);
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
-        let map = map_of(self.module, cx, view, (&smem, &tile_shape), "a copy is not from an argument")?;
-        let box_shape = map.box_shape.clone();
+        let block = (&smem, &tile_shape[..], rounds);
+        let map = map_of(self.module, cx, view, block, "a copy is not from an argument")?;
         let known = self.maps.iter().position(|m| *m == map);
         let number = known.unwrap_or_else(|| {
-            self.maps.push(map);
+            self.maps.push(map.clone());
             self.maps.len() - 1
         });
-        Ok((number, box_shape))
+        Ok((number, map))
     }
 }
 
@@ -367,8 +421,9 @@ impl<'c> Producer<'_, 'c> {
                     clone_op(b, *op, &mut self.renamed);
                 }
                 let index: Vec<Val> = index.iter().map(|i| self.value(*i)).collect();
-                let shapes = (&tile_shape[..], &filled.box_shape[..]);
-                b.tma_copy((view, &index), [smem, full, slot], shapes, filled.map);
+                let Filled { number, map, .. } = filled;
+                let shapes = (&tile_shape[..], &map.box_shape[..]);
+                b.tma_copy((view, &index), [smem, full, slot], shapes, (*number, map.rounds));
             }
         }
         next(b, [slot, parity], plans[number].stages)

@@ -130,6 +130,31 @@ fn gpu_and_cpu_agree_through_the_same_call() {
     }
 }
 
+/// An operand between two numbers of tf32, nearer to the upper one, times ones: cut it would be 1.
+#[test]
+fn operands_of_f32_are_rounded_not_cut() {
+    let Some(device) = gpu("operands_of_f32_are_rounded_not_cut") else { return };
+    let (size, ulp) = (128, 2f32.powi(-10));
+    let between = TensorBuf::<f32, 2>::full([size, size], 1.0 + 0.75 * ulp).to_device(&device).unwrap();
+    let ones = TensorBuf::<f32, 2>::full([size, size], 1.0).to_device(&device).unwrap();
+    for (a, b) in [(&between, &ones), (&ones, &between)] {
+        for tf32_wgmma in [false, true] {
+            let config = matmul::Config {
+                tile_m: 64,
+                tile_n: 64,
+                tile_k: 32,
+                num_stages: 3,
+                tf32_wgmma,
+                ..Default::default()
+            };
+            let mut c = TensorBuf::<f32, 2>::full([size, size], f32::NAN).to_device(&device).unwrap();
+            matmul(a, b, &mut c).grid([2, 2]).config(config).launch(&device).unwrap();
+            let sum = size as f32 * (1.0 + ulp);
+            assert_eq!(c.to_host().unwrap().to_vec(), vec![sum; size * size], "{tf32_wgmma}");
+        }
+    }
+}
+
 /// Scalars of every type, and tensors of other dtypes.
 #[tile_kernel(tune(TILE in [32]))]
 pub fn scaled<T: Float, const TILE: usize, const FLIP: bool>(

@@ -10,6 +10,10 @@
 //! `demands` walks backward from uses and decides in which layouts each operation is emitted: what costs
 //! nothing (constants, iotas, broadcasts) in every layout asked for, a load in the one layout asked for, anything
 //! else at home; `emit` writes the new module.
+//!
+//! Products of f32 go to `wgmma` only if tensor maps round their operands on the way, which is decided by the pass
+//! that makes copies bulk copies. So the module is written with them, that pass is asked, and if it would leave an
+//! operand as it is, the module is written again without.
 
 mod demands;
 mod emit;
@@ -17,7 +21,7 @@ mod graph;
 mod homes;
 mod products;
 
-use super::{Pass, PassContext, PassError};
+use super::{Pass, PassContext, PassError, warp_specialize};
 use crate::layout::LinearLayout;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -35,11 +39,31 @@ pub(super) fn run<'c>(module: &Module<'c>, cx: &mut PassContext) -> Result<Modul
     if graph.views.len() != cx.facts.len() {
         return Err(PassError::Facts { found: cx.facts.len(), expected: graph.views.len() });
     }
+    if !cx.switches.tf32_wgmma {
+        return assign(module, &graph, cx, Err("tf32_wgmma is 0"));
+    }
+    let before = cx.remarks.len();
+    let assigned = assign(module, &graph, cx, Ok(()))?;
+    let Err(why) = warp_specialize::rounds_operands(&assigned, cx) else { return Ok(assigned) };
+    cx.remarks.truncate(before);
+    assign(module, &graph, cx, Err(&why))
+}
+
+/// Whether operands of f32 are rounded to tf32 on their way to shared memory, or why not.
+type Rounding<'a> = Result<(), &'a str>;
+
+/// Assigns layouts and writes the module.
+fn assign<'c>(
+    module: &Module<'c>,
+    graph: &graph::Graph<'c>,
+    cx: &mut PassContext,
+    rounding: Rounding,
+) -> Result<Module<'c>, PassError> {
     let mut layouts = Layouts::default();
-    let products = products::plan(&graph, cx, &mut layouts)?;
-    let homes = homes::spread(&graph, &products, cx, &mut layouts);
-    let demands = demands::collect(&graph, &products, &homes, cx, &mut layouts);
-    emit::emit(module, &graph, &products, &demands, cx, &mut layouts)
+    let products = products::plan(graph, cx, &mut layouts, rounding)?;
+    let homes = homes::spread(graph, &products, cx, &mut layouts);
+    let demands = demands::collect(graph, &products, &homes, cx, &mut layouts);
+    emit::emit(module, graph, &products, &demands, cx, &mut layouts)
 }
 
 /// A layout by number; equal layouts have equal numbers.

@@ -1,7 +1,7 @@
 //! How warps split each product.
 
 use super::graph::{Graph, Key, Kind, carried, key, loaded_operand, op_key, tile_of};
-use super::{LayoutId, Layouts, PASS, PassContext, PassError};
+use super::{LayoutId, Layouts, PASS, PassContext, PassError, Rounding};
 use crate::layout::mma::KOrder;
 use crate::layout::{SharedLayout, mma, wgmma};
 use melior::ir::operation::OperationLike;
@@ -42,11 +42,12 @@ pub(super) struct Product {
 /// The products by operation.
 pub(super) type Products = HashMap<Key, Product>;
 
-/// Plans every product of the kernel.
+/// Plans every product of the kernel; `rounding` says whether `wgmma` would find operands of f32 rounded.
 pub(super) fn plan(
     graph: &Graph,
     cx: &mut PassContext,
     layouts: &mut Layouts,
+    rounding: Rounding,
 ) -> Result<Products, PassError> {
     let mut found = Vec::new();
     for (op, kind, _) in &graph.ops {
@@ -78,7 +79,7 @@ pub(super) fn plan(
         // What lies in shared memory cannot be read by `wgmma` in another order. Where a computed operand is used
         // for many columns, the product outweighs what the plain order costs.
         if cx.target.has_wgmma() && (order == KOrder::default() || n >= MANY_COLUMNS) {
-            match warpgroups(graph, op, [m, n, k], (loaded, own_rows), cx.num_warps) {
+            match warpgroups(graph, op, [m, n, k], (loaded, own_rows, rounding), cx.num_warps) {
                 Ok(groups) => {
                     let [groups_m, groups_n] = groups;
                     let message =
@@ -131,25 +132,34 @@ pub(super) fn plan(
 }
 
 /// How warpgroups split a product of a dtype, or why `wgmma` cannot compute it. `by_rows` says that its rows are
-/// reduced or multiplied again.
+/// reduced or multiplied again, `rounding` whether operands of f32 are rounded.
 fn warpgroups<'c>(
     graph: &Graph<'c>,
     op: Op<'c>,
     shape: [usize; 3],
-    (dtype, by_rows): (DType, bool),
+    (dtype, by_rows, rounding): (DType, bool, Rounding),
     num_warps: usize,
-) -> Result<[usize; 2], &'static str> {
-    let Kind::Tile(TileOp::Mma { lhs, rhs, .. }) = graph.kind(op) else { return Err("it is no product") };
+) -> Result<[usize; 2], String> {
+    let no = |why: &str| Err(why.to_owned());
+    let Kind::Tile(TileOp::Mma { lhs, rhs, .. }) = graph.kind(op) else { return no("it is no product") };
     let is_wide = matches!(dtype, DType::F16 | DType::BF16);
-    if dtype == DType::F32 {
-        return Err("it would cut f32 operands to tf32, where they are to be rounded");
-    }
-    if !is_wide && dtype != DType::F8E4M3FN {
-        return Err("it takes no such operands");
+    if !is_wide && dtype != DType::F8E4M3FN && dtype != DType::F32 {
+        return no("it takes no such operands");
     }
     if !is_wide && by_rows {
         // What reads its rows would be multiplied by other warps, with an rhs that has no descriptor.
-        return Err("its operands are not of 16 bits, and its rows are reduced or multiplied again");
+        return no("its operands are not of 16 bits, and its rows are reduced or multiplied again");
+    }
+    if dtype == DType::F32 {
+        let cuts =
+            |why: &str| format!("it would cut f32 operands to tf32, where they are to be rounded: {why}");
+        rounding.map_err(cuts)?;
+        let rounded = |operand: &Val<'c>| {
+            loaded_operand(graph, *operand).is_none_or(|l| is_only_multiplied(graph, results_of(l.load)[0]))
+        };
+        if ![lhs, rhs].into_iter().all(rounded) {
+            return Err(cuts("something else needs an operand as it is"));
+        }
     }
     let groups = wgmma::split(shape, num_warps, dtype)
         .ok_or("it takes 64 rows and 8 to 256 columns a warpgroup of 4 warps")?;
@@ -164,15 +174,26 @@ fn warpgroups<'c>(
         Some(described)
     };
     match described(*rhs, true, n / groups[1]) {
-        None => return Err("its rhs is not a load's tile"),
-        Some(false) => return Err("no descriptor describes its rhs"),
+        None => return no("its rhs is not a load's tile"),
+        Some(false) => return no("no descriptor describes its rhs"),
         Some(true) => {}
     }
     match described(*lhs, false, wgmma::M) {
-        Some(false) => Err("no descriptor describes its lhs"),
-        None if !is_wide => Err("its lhs is not of 16 bits, nor a load's tile"),
+        Some(false) => no("no descriptor describes its lhs"),
+        None if !is_wide => no("its lhs is not of 16 bits, nor a load's tile"),
         _ => Ok(groups),
     }
+}
+
+/// Whether products alone use a tile, as it is, reshaped or transposed.
+fn is_only_multiplied<'c>(graph: &Graph<'c>, tile: Val<'c>) -> bool {
+    graph.uses(tile).iter().all(|used| match graph.kind(used.op) {
+        Kind::Tile(TileOp::Mma { .. }) => used.operand < 2,
+        Kind::Tile(TileOp::Reshape { .. } | TileOp::Transpose { .. }) => {
+            is_only_multiplied(graph, results_of(used.op)[0])
+        }
+        _ => false,
+    })
 }
 
 /// Each warp gets whole rows, as far as there are 16 for each.
