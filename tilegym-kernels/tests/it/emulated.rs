@@ -205,12 +205,17 @@ fn random_configurations_agree() {
         let space = tile_lang::space::candidates(contract.kernel().ast(), &contract.consts(&problem));
         let space = space.expect("the contract fixes what the space lacks");
         let mut config = space[below(space.len())].clone();
-        for name in ["split_masks", "bulk_stores", "persistent", "ping_pong"] {
+        let target = Target::all()[below(Target::all().len())];
+        let switches =
+            ["split_masks", "bulk_stores", "persistent", "ping_pong", "tf32_wgmma", "compute_ahead"];
+        for name in switches {
             if below(2) == 0 {
                 config.set(name, below(2) as i64);
             }
         }
-        let target = Target::all()[below(Target::all().len())];
+        if target.has_wgmma() {
+            config.num_ctas = 1 << below(3);
+        }
         let inputs = random_inputs(contract, &problem, case);
         let device = Device::emulated(target, case);
         let kernel = contract.kernel().name;
