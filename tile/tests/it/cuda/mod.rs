@@ -1,4 +1,5 @@
-//! Kernels on a GPU. Without a GPU each test says that it is skipped, and why.
+//! What only a GPU has: memory, streams, launches that wait for each other. Without a GPU each test says that it is
+//! skipped, and why.
 
 mod bad_input;
 mod graphs;
@@ -7,10 +8,9 @@ mod overhead;
 mod soak;
 mod streams;
 
-use crate::matmul::{matmul, noise};
-use crate::views::{outside, unpack};
+use crate::compiled::{product, step};
+use crate::matmul::matmul;
 use std::io::Write;
-use tile::device::DeviceKind;
 use tile::prelude::*;
 
 /// The first GPU; where there is none, says on the standard error that `test` is skipped.
@@ -21,130 +21,6 @@ pub fn gpu(test: &str) -> Option<Device> {
         writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
     }
     found.ok()
-}
-
-fn product<T: Float>(device: &Device, [m, n, k]: [usize; 3], tile: [usize; 3], tolerance: f64) {
-    let a = TensorBuf::from_fn([m, k], |[i, j]| T::from_f64(noise(1, i * k + j)));
-    let b = TensorBuf::from_fn([n, k], |[i, j]| T::from_f64(noise(2, i * k + j)));
-    let c = TensorBuf::<T, 2>::full([m, n], T::from_f64(f64::NAN));
-    let config = matmul::Config { tile_m: tile[0], tile_n: tile[1], tile_k: tile[2], ..Default::default() };
-    let grid = [m.div_ceil(tile[0]), n.div_ceil(tile[1])];
-    let (on_a, on_b) = (a.to_device(device).unwrap(), b.to_device(device).unwrap());
-    let mut on_c = c.to_device(device).unwrap();
-    assert_eq!(on_c.location(), device.kind());
-    matmul(&on_a, &on_b, &mut on_c).grid(grid).config(config).launch(device).unwrap();
-    let mut expected = c;
-    matmul(&a, &b, &mut expected).grid(grid).config(config).launch(&Device::cpu()).unwrap();
-    let found = on_c.to_host().unwrap();
-    assert_eq!((found.location(), found.shape()), (DeviceKind::Cpu, [m, n]));
-    let (mut error, mut norm) = (0.0, 0.0);
-    for (x, y) in found.to_vec().into_iter().zip(expected.to_vec()) {
-        error += (x.to_f64() - y.to_f64()).powi(2);
-        norm += y.to_f64().powi(2);
-    }
-    let relative = (error / norm).sqrt();
-    assert!(relative < tolerance, "{m}x{n}x{k} in tiles {tile:?}: {relative:e}");
-}
-
-#[test]
-fn ctas_that_walk_over_programs_agree_with_those_of_one() {
-    let Some(device) = gpu("ctas_that_walk_over_programs_agree_with_those_of_one") else { return };
-    // Fewer programs than CTAs at once, and many times as many.
-    for shape in [[130, 100, 200], [1000, 1500, 72]] {
-        let a = TensorBuf::from_fn([shape[0], shape[2]], |[i, j]| f16::from_f64(noise(1, i * shape[2] + j)));
-        let b = TensorBuf::from_fn([shape[1], shape[2]], |[i, j]| f16::from_f64(noise(2, i * shape[2] + j)));
-        let c = TensorBuf::<f16, 2>::full([shape[0], shape[1]], f16::from_f64(f64::NAN));
-        let (on_a, on_b) = (a.to_device(&device).unwrap(), b.to_device(&device).unwrap());
-        let run = |persistent| {
-            let config =
-                matmul::Config { tile_m: 16, tile_n: 16, tile_k: 16, persistent, ..Default::default() };
-            let mut on_c = c.to_device(&device).unwrap();
-            let grid = [shape[0].div_ceil(16), shape[1].div_ceil(16)];
-            matmul(&on_a, &on_b, &mut on_c).grid(grid).config(config).launch(&device).unwrap();
-            on_c.to_host().unwrap().to_vec()
-        };
-        assert_eq!(run(false), run(true), "{shape:?}");
-    }
-}
-
-#[test]
-fn gpu_and_cpu_agree_through_the_same_call() {
-    let Some(device) = gpu("gpu_and_cpu_agree_through_the_same_call") else { return };
-    for (shape, tile) in [
-        ([1, 1, 1], [16, 16, 16]),
-        ([64, 64, 64], [64, 64, 64]),
-        ([257, 129, 65], [64, 32, 32]),
-        ([130, 100, 200], [128, 128, 64]),
-    ] {
-        // tf32 keeps ten bits of the mantissa.
-        product::<f32>(&device, shape, tile, 2e-3);
-        product::<f16>(&device, shape, tile, 2e-3);
-        product::<bf16>(&device, shape, tile, 1.2e-2);
-    }
-}
-
-/// Scalars of every type, and tensors of other dtypes.
-#[tile_kernel(tune(TILE in [32]))]
-pub fn scaled<T: Float, const TILE: usize, const FLIP: bool>(
-    x: Tensor<T, 1>,
-    mask: Tensor<bool, 1>,
-    y: TensorMut<T, 1>,
-    counts: TensorMut<i32, 1>,
-    by: f32,
-    shift: i32,
-    from: usize,
-    double: bool,
-) {
-    let i = program_id(0);
-    let factor = if double { by * 2.0 } else { by };
-    let tile = x.load([i], [TILE]).cast::<f32>() * factor + from as f32;
-    let kept = select(mask.load([i], [TILE]), tile, zeros::<f32>([TILE]));
-    y.store([i], if FLIP { -kept } else { kept }.cast::<T>());
-    counts.store([i], iota(TILE) + shift);
-}
-
-#[test]
-fn scalars_reach_the_gpu() {
-    let Some(device) = gpu("scalars_reach_the_gpu") else { return };
-    for (flip, double) in [(false, true), (true, false)] {
-        let run = |device: &Device| {
-            let x = TensorBuf::from_fn([100], |[i]| bf16::from_f32(i as f32)).to_device(device).unwrap();
-            let mask = TensorBuf::from_fn([100], |[i]| i % 3 != 0).to_device(device).unwrap();
-            let mut y = TensorBuf::<bf16, 1>::zeros([100]).to_device(device).unwrap();
-            let mut counts = TensorBuf::<i32, 1>::zeros([100]).to_device(device).unwrap();
-            let config = scaled::Config { flip, ..Default::default() };
-            let launch = scaled(&x, &mask, &mut y, &mut counts, 0.25, -7, 3, double);
-            launch.grid(4).config(config).launch(device).unwrap();
-            device.synchronize().unwrap();
-            (y.to_host().unwrap(), counts.to_host().unwrap())
-        };
-        assert_eq!(run(&device), run(&Device::cpu()));
-    }
-}
-
-#[test]
-fn views_and_elements_of_device_tensors() {
-    let Some(device) = gpu("views_and_elements_of_device_tensors") else { return };
-    let host = TensorBuf::from_fn([3, 5], |[i, j]| F4E2M1FN::from_f64(((i * 5 + j) % 4) as f64));
-    let there = host.to_device(&device).unwrap().transpose();
-    assert_eq!((there.shape(), there.get([4, 2]).to_f64()), ([5, 3], 2.0));
-    assert_eq!(there.clone().transpose(), host);
-    assert!(there.as_slice().is_none());
-    let empty = TensorBuf::<f32, 1>::zeros([0]).to_device(&device).unwrap();
-    assert!(empty.to_vec().is_empty());
-    // A transposed operand is another variant of the code.
-    let (m, n, k) = (40, 24, 72);
-    let a = TensorBuf::from_fn([k, m], |[i, j]| f16::from_f64(noise(3, i * m + j))).transpose();
-    let b = TensorBuf::from_fn([n, k], |[i, j]| f16::from_f64(noise(4, i * k + j)));
-    let run = |device: &Device| {
-        let mut c = TensorBuf::<f16, 2>::zeros([m, n]).to_device(device).unwrap();
-        let (a, b) = (a.to_device(device).unwrap(), b.to_device(device).unwrap());
-        matmul(&a, &b, &mut c).grid([1, 1]).launch(device).unwrap();
-        c.to_vec()
-    };
-    for (x, y) in run(&device).into_iter().zip(run(&Device::cpu())) {
-        assert!((x.to_f64() - y.to_f64()).abs() <= 2e-2, "{x} {y}");
-    }
 }
 
 #[test]
@@ -180,13 +56,6 @@ fn threads_share_one_compilation() {
     });
 }
 
-/// y += 1.
-#[tile_kernel(tune(TILE in [64]))]
-pub fn step<const TILE: usize>(y: TensorMut<i32, 1>) {
-    let i = program_id(0);
-    y.store([i], y.load([i], [TILE]) + 1);
-}
-
 #[test]
 fn launches_run_one_after_another() {
     let Some(device) = gpu("launches_run_one_after_another") else { return };
@@ -201,31 +70,4 @@ fn launches_run_one_after_another() {
     launch(10);
     println!("a launch of one tensor takes the caller {:.2} us on {}", launch(500), device.name());
     assert_eq!(y.to_vec(), [510; 1000]);
-}
-
-#[test]
-fn single_elements_slices_and_checks() {
-    let Some(device) = gpu("single_elements_slices_and_checks") else { return };
-    let packed = TensorBuf::<f16, 2>::from_fn([9, 5], |[i, j]| f16::from_f32((10 * i + j) as f32));
-    let factors = TensorBuf::from_vec([2], vec![f16::ONE, f16::from_f32(2.0)]).unwrap();
-    let run = |starts: [i32; 3], device: &Device, checked: bool| {
-        let starts = TensorBuf::from_vec([3], starts.to_vec()).unwrap().to_device(device)?;
-        let (packed, factors) = (packed.to_device(device)?, factors.to_device(device)?);
-        let mut out = TensorBuf::full([2, 6, 3], -1.0).to_device(device)?;
-        unpack(&packed, &starts, &factors, &mut out).grid(2).checked(checked).launch(device)?;
-        Ok::<_, LaunchError>(out.to_vec())
-    };
-    for starts in [[1, 3, 8], [8, 20, 20], [0, 4, 3]] {
-        assert_eq!(run(starts, &device, false), run(starts, &Device::cpu(), false), "{starts:?}");
-    }
-    assert_eq!(run([1, 3, 8], &device, true), run([1, 3, 8], &Device::cpu(), true));
-    // The context stays usable after a check has failed.
-    for starts in [[0, 4, 3], [0, 9, 9], [0, 4, 3]] {
-        let found = run(starts, &device, true).unwrap_err().to_string();
-        assert_eq!(found, run(starts, &Device::cpu(), true).unwrap_err().to_string());
-    }
-    let x = TensorBuf::from_vec([2], vec![3, 4]).unwrap().to_device(&device).unwrap();
-    let mut y = TensorBuf::zeros([3]).to_device(&device).unwrap();
-    outside(&x, &mut y).grid(3).launch(&device).unwrap();
-    assert_eq!(y.to_vec(), [300, 400, 0]);
 }
