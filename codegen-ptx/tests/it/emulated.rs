@@ -188,7 +188,7 @@ fn compare(placed: &Placed, tolerance: Tolerance, found: &[u8], expected: &[u8])
     }
     let (found, expected) = (found.to_f64(), expected.to_f64());
     let largest = expected.iter().fold(0.0, |max, x| f64::max(max, x.abs()));
-    let allowed = tolerance.of(placed.tensor.dtype) * largest;
+    let allowed = tolerance.allows(placed.tensor.dtype, largest);
     // Written so that NaN is wrong where a number is expected, and the other way around.
     let is_right = |f: f64, e: f64| f == e || (f - e).abs() <= allowed || f.is_nan() && e.is_nan();
     let wrong: Vec<usize> = (0..found.len()).filter(|&i| !is_right(found[i], expected[i])).collect();

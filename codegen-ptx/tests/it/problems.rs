@@ -6,7 +6,7 @@ use std::ops::Range;
 use tile_ir::interpret::{HostTensor, Scalar};
 use tile_lang::{DType, config};
 
-/// How far the elements of a result may be off, as a part of its largest one.
+/// How far the elements of a result may be off.
 #[derive(Clone, Copy, Debug)]
 pub enum Tolerance {
     /// Every operation is rounded as the language says.
@@ -18,8 +18,8 @@ pub enum Tolerance {
 }
 
 impl Tolerance {
-    /// For elements of a dtype.
-    pub fn of(self, dtype: DType) -> f64 {
+    /// What elements of a dtype may be off by in a tensor whose largest one is `largest`.
+    pub fn allows(self, dtype: DType, largest: f64) -> f64 {
         let rounding = match dtype {
             DType::BF16 => 8e-3,
             DType::F16 => 1e-3,
@@ -27,8 +27,9 @@ impl Tolerance {
         };
         match self {
             Tolerance::Exact => 0.0,
-            Tolerance::Close => rounding + 4e-6,
-            Tolerance::Products(count) => f64::from(count) * (rounding + 2e-3),
+            Tolerance::Close => (rounding + 4e-6) * largest,
+            // Terms of about 1 may cancel out, but not their errors.
+            Tolerance::Products(count) => (rounding + 2e-3) * f64::max(f64::from(count) * largest, 1.0),
         }
     }
 }
