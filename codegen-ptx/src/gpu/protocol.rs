@@ -272,9 +272,17 @@ fn is_done<'c>(read: Op<'c>, before: &[Op<'c>]) -> bool {
     if !matches!(GpuOp::of(read), Some(GpuOp::Wgmma { .. })) {
         return true;
     }
+    // What is started in a branch may be waited for there.
+    let branch: Vec<Op<'c>> = match before.contains(&read) {
+        true => Vec::new(),
+        false => read.block().map(ops_of).into_iter().flatten().collect(),
+    };
+    let behind = |ops: &[Op<'c>]| -> Vec<Op<'c>> {
+        ops.iter().copied().skip_while(|op| !holds(*op, read)).skip(1).collect()
+    };
     let mut started = 0;
-    for op in before.iter().skip_while(|op| !holds(**op, read)).skip(1) {
-        match GpuOp::of(*op) {
+    for op in behind(&branch).into_iter().chain(behind(before)) {
+        match GpuOp::of(op) {
             Some(GpuOp::Wgmma { .. }) => started += 1,
             Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
             _ => {}
