@@ -64,6 +64,28 @@ impl TensorMap {
         Ok(TensorMap { address, element_bytes, shape, strides, block, swizzle_bytes, rounds_to_tf32: false })
     }
 
+    /// A map of a tensor given as programs have it: outermost dimension first, elements of `bits` bits, strides in
+    /// elements, the innermost 1. Two elements of 4 bits are one of the map, of which `block` counts them.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn of_tensor(
+        address: u64,
+        bits: u32,
+        (shape, strides): (&[usize], &[usize]),
+        block: &[usize],
+        swizzle_bytes: usize,
+    ) -> Result<TensorMap, &'static str> {
+        let mut extents: Vec<u64> = shape.iter().rev().map(|&n| n as u64).collect();
+        if let Some(inner) = extents.first_mut() {
+            *inner /= u64::from(8 / bits.min(8));
+        }
+        let strides: Vec<u64> =
+            strides.iter().rev().skip(1).map(|&n| n as u64 * u64::from(bits) / 8).collect();
+        let block: Vec<u64> = block.iter().rev().map(|&n| n as u64).collect();
+        TensorMap::new(address, bits.div_ceil(8).into(), &extents, &strides, &block, swizzle_bytes as u64)
+    }
+
     /// The map with f32 elements rounded to tf32 on their way to shared memory, ties away from zero.
     #[must_use]
     pub fn rounding_to_tf32(mut self) -> TensorMap {
@@ -172,6 +194,17 @@ mod tests {
         assert!(new(256, &[128], &[64, 64], 64).is_err());
         assert!(new(256, &[128], &[64, 512], 128).is_err());
         assert!(new(256, &[128], &[4, 64], 0).is_err());
+    }
+
+    #[test]
+    fn tensors_are_turned_inside_out() {
+        let of = |bits, shape: &[usize], strides: &[usize], block: &[usize]| {
+            TensorMap::of_tensor(256, bits, (shape, strides), block, 0).unwrap()
+        };
+        let plain = TensorMap::new(256, 2, &[64, 3, 5], &[256, 1024], &[16, 2, 1], 0).unwrap();
+        assert_eq!(of(16, &[5, 3, 64], &[512, 128, 1], &[1, 2, 16]), plain);
+        let pairs = TensorMap::new(256, 1, &[32, 7], &[48], &[16, 4], 0).unwrap();
+        assert_eq!(of(4, &[7, 64], &[96, 1], &[4, 16]), pairs);
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl<'c> Lowering<'c> {
         from_bits(e, bits, dtype)
     }
 
-    /// Each warp writes its part of a row; after a barrier, all read the parts of their rows.
+    /// Each warp writes its part of a row, of those with the same part one; after a barrier, all read the parts of
+    /// their rows.
     #[allow(clippy::too_many_arguments)]
     fn reduce_between_warps(
         &mut self,
@@ -108,6 +109,7 @@ impl<'c> Lowering<'c> {
                 row | (sharer / 2)
             })
             .collect();
+        let once = self.e.threads_without(0, layout.free_variable_masks().warp);
         let write_at = self.e.linear(&of(&slice.lane), &writer);
         let read_at = self.e.linear(&of(&slice.lane), &of(&slice.warp));
         self.barrier();
@@ -116,7 +118,7 @@ impl<'c> Lowering<'c> {
             let (address, constant) = self.shared_address_of(base, write_at, row);
             let bits = to_bits(&mut self.e, value, dtype);
             let word = self.e.convert("llvm.zext", bits, self.e.types.i32);
-            self.shared_store(address, constant, &[word], 4, None);
+            self.shared_store(address, constant, &[word], 4, once);
         }
         self.barrier();
         for (register, value) in partial.iter_mut().enumerate() {

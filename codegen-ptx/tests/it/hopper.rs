@@ -75,6 +75,23 @@ fn keys_and_values_are_waited_for_apart() {
     assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 4);
 }
 
+/// The slot is released behind the branch; not to wait in it is a mistake.
+#[test]
+fn a_product_in_a_branch_is_waited_for_there() {
+    let context = dialect::context(&[]);
+    let (module, remarks) =
+        lower(&kernel(&context, "branching", DType::BF16, &[("TILE", 64)]), |cx| cx.num_stages = 2);
+    assert!(remarks.iter().any(|r| r.contains("1 copies are made by a warp of their own")), "{remarks:#?}");
+    let text = module.to_text();
+    let (before, product) = text.rsplit_once("tgpu.wgmma\"").expect("a product");
+    let waited = product.replacen("pending = 0", "pending = 1", 1);
+    let without = format!("{before}tgpu.wgmma\"{waited}");
+    let broken = Module::parse(&context, &without).expect("still parses");
+    let violations = verify(&broken).expect_err("nobody waits");
+    let is_unfinished = |rule: &Rule| matches!(rule, Rule::Protocol(ProtocolError::Unfinished));
+    assert!(violations.iter().any(|v| is_unfinished(&v.rule)), "{violations:?}");
+}
+
 /// What the loop with two products does, in order: products, waits, barriers, and what costs most of the rest.
 fn loop_of_products(module: &Module) -> Vec<String> {
     loop_with(module, 2)

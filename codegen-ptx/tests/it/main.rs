@@ -2,11 +2,13 @@
 
 mod cluster;
 mod compile;
+mod emulated;
 mod hopper;
 mod lowering;
 mod narrow;
 mod passes;
 mod persist;
+mod problems;
 mod simulate;
 mod support;
 mod tf32;

@@ -28,14 +28,24 @@ pub fn assembler() -> Option<Ptxas> {
 /// Kernels to test with.
 const ZOO: &str = include_str!("../kernels/zoo.rs");
 
+/// The functions of the zoo.
+fn items() -> impl Iterator<Item = syn::ItemFn> {
+    let file: syn::File = syn::parse2(TokenStream::from_str(ZOO).expect("Rust tokens")).expect("Rust items");
+    file.items.into_iter().filter_map(|item| match item {
+        syn::Item::Fn(item) => Some(item),
+        _ => None,
+    })
+}
+
+/// The names of the kernels of the zoo.
+pub fn kernels() -> Vec<String> {
+    items().map(|item| item.sig.ident.to_string()).collect()
+}
+
 /// The kernel of the zoo with a name.
 fn function(name: &str) -> Function {
-    let file: syn::File = syn::parse2(TokenStream::from_str(ZOO).expect("Rust tokens")).expect("Rust items");
-    let named = file.items.into_iter().find_map(|item| match item {
-        syn::Item::Fn(item) if item.sig.ident == name => Some(item),
-        _ => None,
-    });
-    let mut item = named.unwrap_or_else(|| panic!("the zoo has no {name}"));
+    let mut item =
+        items().find(|item| item.sig.ident == name).unwrap_or_else(|| panic!("the zoo has no {name}"));
     item.attrs.clear();
     let (function, _, diagnostics) = parse_function(TokenStream::new(), &item, FunctionKind::Kernel);
     assert!(diagnostics.is_empty(), "{diagnostics:#?}");

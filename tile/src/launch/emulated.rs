@@ -1,6 +1,6 @@
 //! A checked launch on an emulated GPU.
 
-use super::argument::{Kind, reach};
+use super::argument::{Kind, RawTensor, reach};
 use super::check::{Request, scalar_bits};
 use crate::dynamic::byte_count;
 use crate::error::LaunchError;
@@ -8,7 +8,7 @@ use crate::jit::{self, TensorFacts, facts_of};
 use codegen_ptx::{Compiled, Target};
 use ptx_emu::{Launch, Memory, Module, Param, TensorMap};
 use tile_lang::ast::TypeExpr;
-use tile_lang::{Bindings, Config};
+use tile_lang::{Bindings, Config, DType};
 
 /// CTAs of a kernel that walk over the programs of a grid: few, so that each walks.
 const RESIDENT: usize = 3;
@@ -26,13 +26,77 @@ pub(super) fn run(
         let alone = Config { num_ctas: 1, ..request.config.clone() };
         compiled = compile(request, bindings, &alone, target, &facts)?;
     }
-    match tensor_maps(request, &compiled) {
-        Some(maps) => execute(request, bindings, &compiled, maps, seed),
+    let mut tensors: Vec<_> = request.args.iter().filter_map(|arg| Lent::of(&arg.0)).collect();
+    match tensor_maps(&tensors, &compiled) {
+        Some(maps) => execute(request, bindings, &compiled, (&mut tensors, maps), seed),
         // As on a GPU: where a tensor has no map, the kernel that takes none is launched.
         None => {
             let plain = jit::without_maps(request.config);
             let compiled = compile(request, bindings, &plain, target, &facts)?;
-            execute(request, bindings, &compiled, Vec::new(), seed)
+            execute(request, bindings, &compiled, (&mut tensors, Vec::new()), seed)
+        }
+    }
+}
+
+/// A tensor argument, in its own memory or a copy.
+struct Lent<'a> {
+    tensor: &'a RawTensor<'a>,
+    bytes: usize,
+    /// Whole words around 4-bit elements that are written: the code writes each in its word, 4 bytes at once, which a
+    /// GPU's memory has and that of a host tensor need not have.
+    copy: Option<Vec<u128>>,
+}
+
+impl<'a> Lent<'a> {
+    fn of(arg: &'a Kind<'a>) -> Option<Lent<'a>> {
+        let Kind::Tensor(tensor) = arg else { return None };
+        let bytes = byte_count(tensor.dtype, reach(tensor.shape, tensor.strides));
+        let mut lent = Lent { tensor, bytes, copy: None };
+        if tensor.writable && tensor.dtype == DType::F4E2M1FN {
+            let mut copy = vec![0u128; (lent.shift() + bytes).div_ceil(16)];
+            // SAFETY: the copy has room for the bytes, which the tensor has, as the launch checked.
+            unsafe {
+                copy.as_mut_ptr().cast::<u8>().add(lent.shift()).copy_from_nonoverlapping(tensor.base, bytes);
+            }
+            lent.copy = Some(copy);
+        }
+        Some(lent)
+    }
+
+    /// Bytes of a copy before the tensor's: what alignment the tensor has, its copy has, too.
+    fn shift(&self) -> usize {
+        self.tensor.base.addr() % 16
+    }
+
+    fn address(&self) -> u64 {
+        match &self.copy {
+            Some(copy) => copy.as_ptr().addr() as u64 + self.shift() as u64,
+            None => self.tensor.base.addr() as u64,
+        }
+    }
+
+    fn lend(&mut self, memory: &mut Memory<'_>, writable: bool) -> Param {
+        let (shift, bytes) = (self.shift(), self.bytes);
+        let Some(copy) = &mut self.copy else {
+            // SAFETY: the argument borrows the tensor for the launch, exclusively where the kernel writes it, as
+            // the launch checked; it reaches no further than the tensor's memory, which was checked, too.
+            return Param::Word(unsafe { memory.lend_raw(self.tensor.base, bytes, writable) });
+        };
+        let (start, end) = (shift / 4 * 4, (shift + bytes).next_multiple_of(4));
+        // SAFETY: the words lie within the copy, which outlives the launch and is read only behind it.
+        let first =
+            unsafe { memory.lend_raw(copy.as_mut_ptr().cast::<u8>().add(start), end - start, writable) };
+        Param::Word(first + (shift - start) as u64)
+    }
+
+    /// Writes a copy back.
+    fn finish(&self) {
+        if let Some(copy) = &self.copy {
+            // SAFETY: as in `of`; the argument borrows the tensor exclusively.
+            unsafe {
+                let bytes = copy.as_ptr().cast::<u8>().add(self.shift());
+                self.tensor.base.copy_from_nonoverlapping(bytes, self.bytes);
+            }
         }
     }
 }
@@ -59,25 +123,14 @@ fn compile(
 }
 
 /// The tensor maps that the kernel takes; none where a tensor has none.
-fn tensor_maps(request: &Request<'_>, compiled: &Compiled) -> Option<Vec<TensorMap>> {
-    let tensors = request.args.iter().filter_map(|arg| match &arg.0 {
-        Kind::Tensor(tensor) => Some(tensor),
-        Kind::Scalar(..) => None,
-    });
-    let tensors: Vec<_> = tensors.collect();
+fn tensor_maps(tensors: &[Lent<'_>], compiled: &Compiled) -> Option<Vec<TensorMap>> {
     let encode = |map: &codegen_ptx::TensorMap| {
-        let tensor = tensors.get(map.tensor)?;
-        let bits = u64::from(tensor.dtype.bits());
-        // Innermost first; of 4-bit elements, bytes of two.
-        let per_byte = 8 / bits.min(8);
-        let mut shape: Vec<u64> = tensor.shape.iter().rev().map(|&n| n as u64).collect();
-        shape[0] /= per_byte;
-        let strides: Vec<u64> = tensor.strides.iter().rev().skip(1).map(|&n| n as u64 * bits / 8).collect();
-        let block: Vec<u64> = map.box_shape.iter().rev().map(|&n| n as u64).collect();
-        let address = tensor.base.addr() as u64;
+        let lent = tensors.get(map.tensor)?;
+        let tensor = lent.tensor;
+        let layout = (tensor.shape, tensor.strides);
+        let bits = tensor.dtype.bits();
         let whole =
-            TensorMap::new(address, bits.div_ceil(8), &shape, &strides, &block, map.swizzle_bytes as u64)
-                .ok()?;
+            TensorMap::of_tensor(lent.address(), bits, layout, &map.box_shape, map.swizzle_bytes).ok()?;
         Some(if map.rounds { whole.rounding_to_tf32() } else { whole })
     };
     compiled.tensor_maps.iter().map(encode).collect()
@@ -87,7 +140,7 @@ fn execute(
     request: &Request<'_>,
     bindings: &Bindings,
     compiled: &Compiled,
-    maps: Vec<TensorMap>,
+    (tensors, maps): (&mut [Lent<'_>], Vec<TensorMap>),
     seed: u64,
 ) -> Result<(), LaunchError> {
     let (kernel, target) = (request.kernel, compiled.target.name);
@@ -99,14 +152,13 @@ fn execute(
     let mut record = [0u8; 16];
     let mut memory = Memory::new();
     let mut params = Vec::new();
+    let mut rest = tensors.iter_mut();
     for (arg, param) in request.args.iter().zip(&kernel.ast().params) {
         match &arg.0 {
             Kind::Tensor(tensor) => {
-                let bytes = byte_count(tensor.dtype, reach(tensor.shape, tensor.strides));
                 let writable = matches!(param.ty, TypeExpr::Tensor { mutable: true, .. });
-                // SAFETY: the argument borrows the tensor for the launch, exclusively where the kernel writes it, as
-                // the launch checked; it reaches no further than the tensor's memory, which was checked, too.
-                params.push(Param::Word(unsafe { memory.lend_raw(tensor.base, bytes, writable) }));
+                let lent = rest.next().expect("every tensor argument is lent");
+                params.push(lent.lend(&mut memory, writable));
                 params.extend(tensor.shape.iter().chain(tensor.strides).map(|&n| Param::Word(n as u64)));
             }
             Kind::Scalar(value, _) => {
@@ -130,6 +182,7 @@ fn execute(
     let done = entry.run(&launch, &params, &mut memory);
     done.map_err(|fault| LaunchError::Emulated { kernel: kernel.name, target, fault: Box::new(fault) })?;
     drop(memory);
+    tensors.iter().for_each(Lent::finish);
     let words = [0, 4, 8, 12].map(|at| u32::from_le_bytes([0, 1, 2, 3].map(|i| record[at + i])));
     jit::failed_check(kernel.name, &compiled.checks, words)
 }

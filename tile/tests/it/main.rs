@@ -3,6 +3,8 @@
 mod bad_launches;
 #[cfg(feature = "jit")]
 mod cache;
+#[cfg(feature = "jit")]
+mod compiled;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod dynamic;

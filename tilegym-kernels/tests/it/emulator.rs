@@ -61,7 +61,7 @@ fn run(compiled: &Compiled, text: &str, k: usize, seed: u64) -> Result<bool, Str
         let extents = [rows, columns, columns, 1].map(|n| Param::Word(n as u64));
         params.push(Param::Word(address));
         params.extend(extents);
-        tensors.push((address, [columns as u64, rows as u64]));
+        tensors.push((address, [rows, columns]));
     }
     let grid = [M / 64, N / 128, 1].map(|extent| extent as u32);
     let ctas = if compiled.persistent {
@@ -72,8 +72,8 @@ fn run(compiled: &Compiled, text: &str, k: usize, seed: u64) -> Result<bool, Str
     };
     for map in &compiled.tensor_maps {
         let (address, shape) = tensors[map.tensor];
-        let block: Vec<u64> = map.box_shape.iter().rev().map(|&n| n as u64).collect();
-        let map = TensorMap::new(address, 2, &shape, &[2 * shape[0]], &block, map.swizzle_bytes as u64);
+        let layout = (&shape[..], &[shape[1], 1][..]);
+        let map = TensorMap::of_tensor(address, 16, layout, &map.box_shape, map.swizzle_bytes);
         params.push(Param::Map(map.expect("the tensors are aligned")));
     }
     let module = Module::parse(text).map_err(|e| e.to_string())?;

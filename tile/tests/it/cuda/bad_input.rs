@@ -55,21 +55,6 @@ fn more_streams_than_can_be_told_apart() {
 }
 
 #[test]
-fn a_configuration_for_another_sm() {
-    let Some(device) = gpu("a_configuration_for_another_sm") else { return };
-    let part = device.target().unwrap().part;
-    let other = if part == "sm_80" { "sm_90" } else { "sm_80" };
-    let mut y = TensorBuf::<i32, 1>::zeros_on(&device, [64]).unwrap();
-    let config = step::Config { tuned_for: Some(other), ..Default::default() };
-    let error = step(&mut y).grid(1).config(config).launch(&device).unwrap_err();
-    assert_eq!(error, LaunchError::ConfigForOtherTarget { kernel: "step", tuned_for: other, target: part });
-    let config = step::Config { tuned_for: Some(part), ..Default::default() };
-    step(&mut y).grid(1).config(config).launch(&device).unwrap();
-    assert_eq!(y.to_vec(), [1; 64]);
-    works(&device);
-}
-
-#[test]
 fn extents_beyond_32_bits() {
     let Some(device) = gpu("extents_beyond_32_bits") else { return };
     let memory = DeviceBuffer::new(&device, 4).unwrap();
