@@ -262,7 +262,16 @@ fn agree(kernels: &[&'static str], usual: u64, instructions: &[&str]) {
 }
 
 /// The kernels of the zoo, by what is alike in them.
-const PRODUCTS: [&str; 5] = ["matmul", "scaled_lhs", "computed_rhs", "persistent", "outer_operand"];
+const PRODUCTS: [&str; 8] = [
+    "matmul",
+    "scaled_lhs",
+    "computed_rhs",
+    "persistent",
+    "outer_operand",
+    "product_and_sums",
+    "both_ways",
+    "two_loops",
+];
 const NARROW: [&str; 5] = ["widened_rhs", "fp8_matmul", "narrow_weights", "scaled_product", "half_bytes"];
 const ATTENTION: [&str; 1] = ["fmha"];
 const CONTROL: [&str; 3] = ["powers", "branching", "paged"];

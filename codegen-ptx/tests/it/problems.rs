@@ -268,6 +268,7 @@ impl Problem {
     pub fn draw(kernel: &'static str, draw: &mut Draw) -> Problem {
         let dtype = match kernel {
             "narrow_weights" => draw.pick(&[DType::F16, DType::BF16]),
+            "product_and_sums" => DType::F32,
             _ => draw.pick(&[DType::F32, DType::F16, DType::BF16]),
         };
         let Shape { consts, scalars, grid, tolerance } = match kernel {
@@ -287,6 +288,9 @@ impl Problem {
             "newton" => newton(draw, dtype),
             "powers" => powers(draw, dtype),
             "outer_operand" => outer_operand(draw, dtype),
+            "product_and_sums" => product_and_sums(draw),
+            "both_ways" => both_ways(draw, dtype),
+            "two_loops" => two_loops(draw, dtype),
             "branching" => branching(draw, dtype),
             "paged" => paged(draw, dtype),
             "narrow_weights" => narrow_weights(draw, dtype),
@@ -390,6 +394,38 @@ fn persistent(draw: &mut Draw, dtype: DType) -> Shape {
     draw.output(dtype, &[m, n]);
     let grid = [draw.below(m.div_ceil(tile)) + 1, 1, 1];
     shape([("TILE", tile)], grid, Tolerance::Products(1))
+}
+
+fn product_and_sums(draw: &mut Draw) -> Shape {
+    let (tile, tile_k) = (draw.pick(&TILES), draw.pick(&[1, 8, 32, 64]));
+    let (m, n, k) = (draw.extent(tile, 2), draw.row(tile, 2, 32), draw.row(tile_k, 4, 32));
+    draw.input(DType::F32, &[m, k], Draw::number);
+    draw.input(DType::F32, &[n, k], Draw::number);
+    draw.output(DType::F32, &[m, n]);
+    let grid = [m.div_ceil(tile), n.div_ceil(tile), 1];
+    draw.output(DType::F32, &[m, grid[1]]);
+    shape([("TILE", tile), ("K", tile_k)], grid, Tolerance::Products(1))
+}
+
+fn both_ways(draw: &mut Draw, dtype: DType) -> Shape {
+    let tile = draw.pick(&TILES);
+    let (m, side) = (draw.extent(tile, 2), draw.row(tile, 3, bits(dtype)));
+    draw.input(dtype, &[m, side], Draw::number);
+    draw.input(dtype, &[side, side], Draw::number);
+    draw.output(DType::F32, &[m, side]);
+    draw.output(DType::F32, &[m, side]);
+    shape([("TILE", tile)], [m.div_ceil(tile), side.div_ceil(tile), 1], Tolerance::Products(1))
+}
+
+fn two_loops(draw: &mut Draw, dtype: DType) -> Shape {
+    let tile = draw.pick(&TILES);
+    let (m, n) = (draw.extent(tile, 2), draw.row(tile, 2, 32));
+    let (first, second) = (draw.row(tile, 3, bits(dtype)), draw.row(tile, 3, bits(dtype)));
+    draw.input(dtype, &[m, first], Draw::number);
+    draw.input(dtype, &[m.max(n), second], Draw::number);
+    draw.input(dtype, &[n, first], Draw::number);
+    draw.output(DType::F32, &[m, n]);
+    shape([("TILE", tile)], [m.div_ceil(tile), n.div_ceil(tile), 1], Tolerance::Products(1))
 }
 
 fn softmax(draw: &mut Draw, dtype: DType) -> Shape {
