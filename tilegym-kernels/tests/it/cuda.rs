@@ -2,7 +2,7 @@
 //!
 //! Tolerances are the contracts' for tensor cores.
 
-use crate::support::{config, problem, run_on};
+use crate::support::{agree_on_devices, config, problem, run_on};
 use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, relative_error};
 use tile::dynamic::DynTensor;
@@ -28,26 +28,8 @@ fn agree(device: &Device, contract: &dyn Contract, sizes: &[(&str, i64)], consts
     for &dtype in contract.dtypes() {
         let problem = problem(contract, dtype, sizes);
         let config = config(contract, &problem, consts);
-        agree_on(device, contract, &problem, &config, &random_inputs(contract, &problem, 11));
-    }
-}
-
-/// The device agrees with the reference within the contract's tolerance for tensor cores.
-pub fn agree_on(
-    device: &Device,
-    contract: &dyn Contract,
-    problem: &Problem,
-    config: &Config,
-    inputs: &[DynTensor],
-) {
-    let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
-    let reference = contract.oracle(problem, &widened);
-    let found = run_on(device, contract, problem, config, inputs);
-    let tolerance = contract.tolerance(problem.dtype, true);
-    for (found, reference) in found.iter().zip(&reference) {
-        let error = relative_error(found, reference);
-        assert!(error <= tolerance, "{problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}");
-        println!("{} {problem:?} {config:?}: error {error:.2e}", contract.kernel().name);
+        let inputs = random_inputs(contract, &problem, 11);
+        agree_on_devices([device], contract, &problem, &config, &inputs);
     }
 }
 
@@ -78,7 +60,7 @@ fn products_of_rounded_operands_agree_with_their_references() {
                     [("num_warps", 8), ("num_stages", 3), ("tf32_wgmma", 1), ("persistent", persistent)];
                 let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 32)];
                 let config = config(contract, &problem, &[&tiles[..], &options].concat());
-                agree_on(&device, contract, &problem, &config, &inputs);
+                agree_on_devices([&device], contract, &problem, &config, &inputs);
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Decode attention against its f64 reference: grouped heads, ragged and empty sequences, pages, narrow caches.
 
-use crate::support::{agree_on, config, problem, run_eager};
+use crate::support::{agree_on, agree_on_devices, config, problem, run_eager};
 use codegen_ptx::Target;
 use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, run_steps};
@@ -184,7 +184,7 @@ fn a_gpu_agrees_with_the_reference() {
                     let inputs = ragged(&problem, &[300, 0, 1, 133]);
                     for splits in [1, 3] {
                         let config = config(contract, &problem, &[("NUM_SPLITS", splits)]);
-                        crate::cuda::agree_on(&device, contract, &problem, &config, &inputs);
+                        agree_on_devices([&device], contract, &problem, &config, &inputs);
                     }
                 }
             }

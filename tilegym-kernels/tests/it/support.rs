@@ -34,6 +34,29 @@ pub fn run_on(
     outputs.iter().map(DynTensor::to_f64).collect()
 }
 
+/// Devices agree with the reference within the contract's tolerance for tensor cores.
+pub fn agree_on_devices<'a>(
+    devices: impl IntoIterator<Item = &'a tile::Device>,
+    contract: &dyn Contract,
+    problem: &Problem,
+    config: &Config,
+    inputs: &[DynTensor],
+) {
+    let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
+    let reference = contract.oracle(problem, &widened);
+    let tolerance = contract.tolerance(problem.dtype, true);
+    let kernel = contract.kernel().name;
+    for device in devices {
+        let found = run_on(device, contract, problem, config, inputs);
+        for (found, reference) in found.iter().zip(&reference) {
+            let (error, on) = (relative_error(found, reference), device.kind());
+            let what = format!("{kernel} on {on}, {problem:?} {config:?}: error {error:.2e}");
+            assert!(error <= tolerance, "{what} > {tolerance:.0e}");
+            println!("{what}");
+        }
+    }
+}
+
 /// Runs the kernels' Rust bodies on the CPU.
 pub fn run_eager(
     contract: &dyn Contract,
