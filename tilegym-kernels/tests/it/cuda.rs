@@ -4,9 +4,8 @@
 
 use crate::support::{agree_on_devices, config, problem, run_on};
 use std::io::Write;
-use tile::contract::{Contract, Problem, random_inputs, relative_error};
-use tile::dynamic::DynTensor;
-use tile::{Config, DType, Device};
+use tile::contract::{Contract, random_inputs};
+use tile::{DType, Device};
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, GELU_AND_MUL, LayerNormContract, LinearContract,
     MatmulBatchedContract, MatmulContract, MatmulSplitkContract, RmsNormContract, RopeContract, SILU_AND_MUL,
