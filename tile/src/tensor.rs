@@ -183,7 +183,8 @@ impl<T: Element, const R: usize> TensorBuf<T, R> {
     /// # Safety
     /// What shape and strides reach from `address` on is memory of this device that holds elements, which nobody
     /// else frees before `owner` is dropped or, where `owner` has nothing to drop, before all work on this value
-    /// and on graphs of it is done.
+    /// and on graphs of it is done. A kernel that scatters 4-bit elements reads and writes the aligned 4-byte words
+    /// around them, up to three bytes beyond the tensor, which it leaves as they are.
     ///
     /// # Errors
     /// [`TensorError::TooLarge`]; when the device is not a GPU.

@@ -53,7 +53,9 @@ impl DeviceBuffer {
     ///
     /// # Safety
     /// `bytes` bytes at `address` are memory of this device, which nobody else frees before `owner` is dropped or,
-    /// where `owner` has nothing to drop, before all work on this value and on graphs of it is done.
+    /// where `owner` has nothing to drop, before all work on this value and on graphs of it is done. A kernel that
+    /// scatters 4-bit elements reads and writes the aligned 4-byte words around them, up to three bytes beyond the
+    /// memory, which it leaves as they are.
     ///
     /// # Errors
     /// [`DeviceError::NotAGpu`](crate::DeviceError::NotAGpu) on the CPU device.
