@@ -51,10 +51,6 @@ pub(crate) struct Between {
     knowledge: Knowledge,
 }
 
-fn ended(cta: &Cta) -> bool {
-    cta.warps.iter().all(|warp| warp.state == State::Done)
-}
-
 impl Between {
     /// Takes what a CTA sends.
     pub fn take(&mut self, ctas: &mut [Cta], from: usize, at: &Launched<'_>) -> Result<(), Wrong> {
@@ -71,7 +67,7 @@ impl Between {
                     }
                     for rank in (0..ctas.len()).filter(|rank| mask >> rank & 1 != 0) {
                         let by = By { agent: sent.agent, knows: &sent.knows, is_async: true };
-                        if ended(&ctas[rank]) {
+                        if ctas[rank].has_ended() {
                             return Err(Wrong::Ended);
                         }
                         ctas[rank].receive_load(load.clone(), by, at)?;
@@ -101,7 +97,7 @@ impl Between {
         let What::Arrival(address) = what else { return Ok(()) };
         let missing = Wrong::Mbarrier { address, what: "is of no CTA of the cluster" };
         let (rank, address) = local(address).filter(|(rank, _)| *rank < ctas.len()).ok_or(missing)?;
-        if ended(&ctas[rank]) {
+        if ctas[rank].has_ended() {
             return Err(Wrong::Ended);
         }
         ctas[rank].receive_arrival(address, By { agent, knows: &knows, is_async: false })

@@ -71,19 +71,17 @@ impl Entry {
         if !x.is_multiple_of(self.cluster) {
             return Err(refuse(Wrong::Launch(format!("clusters of {} CTAs in {x} along x", self.cluster))));
         }
-        let firsts = (0..x).step_by(self.cluster as usize);
-        for [first, y, z] in (0..z).flat_map(|z| {
-            (0..y).flat_map({
-                let firsts = &firsts;
-                move |y| firsts.clone().map(move |x| [x, y, z])
-            })
-        }) {
-            let at = |rank| {
-                let place = Place { threads, cta: [first + rank, y, z], grid: launch.grid, rank };
-                Launched { entry: self, params: &params, place }
-            };
-            let ctas: Vec<Launched<'_>> = (0..self.cluster).map(at).collect();
-            done.instructions += self.run_cluster(launch, &ctas, &mut random, memory)?;
+        for z in 0..z {
+            for y in 0..y {
+                for first in (0..x).step_by(self.cluster as usize) {
+                    let at = |rank| {
+                        let place = Place { threads, cta: [first + rank, y, z], grid: launch.grid, rank };
+                        Launched { entry: self, params: &params, place }
+                    };
+                    let ctas: Vec<Launched<'_>> = (0..self.cluster).map(at).collect();
+                    done.instructions += self.run_cluster(launch, &ctas, &mut random, memory)?;
+                }
+            }
         }
         Ok(done)
     }
@@ -120,7 +118,7 @@ impl Entry {
                 if !loading.is_empty() {
                     let r = loading[random.below(loading.len())];
                     let index = random.below(ctas[r].loads.len());
-                    let ended = at.len() > 1 && ctas[r].warps.iter().all(|warp| warp.state == State::Done);
+                    let ended = at.len() > 1 && ctas[r].has_ended();
                     let finished = match ended {
                         true => Err(Wrong::Ended),
                         false => ctas[r].finish_bulk_load(index, &at[r], memory),
@@ -199,6 +197,11 @@ impl Cta {
                 warp.state = State::Ready;
             }
         }
+    }
+
+    /// True when no warp has anything left to do.
+    pub fn has_ended(&self) -> bool {
+        self.warps.iter().all(|warp| warp.state == State::Done)
     }
 
     /// What the CTA leaves under way.

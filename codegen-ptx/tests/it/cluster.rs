@@ -2,11 +2,11 @@
 
 use crate::compile::{assemble, build, options};
 use crate::simulate::{Failure, run};
-use crate::support::{facts, kernel};
+use crate::support::{self, kernel};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::{PassContext, Switches};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::{CompileOptions, LowerError, Target};
@@ -29,21 +29,12 @@ fn lower<'c>(
     num_ctas: usize,
     change: impl FnOnce(&mut PassContext),
 ) -> (Module<'c>, Vec<String>) {
-    let mut cx = PassContext {
-        target: Target::from_name("sm_90").unwrap(),
-        num_warps: 4,
-        num_stages: 3,
-        occupancy: 1,
-        num_ctas,
-        switches: Switches::of(&Config::default()),
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    };
-    change(&mut cx);
-    let module = run_passes(cx.target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
-    let text = module.to_text();
-    assert_eq!(Module::parse(module.context(), &text).unwrap().to_text(), text);
-    (module, cx.remarks.iter().map(ToString::to_string).filter(|r| r.starts_with("multicast")).collect())
+    let (module, mut remarks) = support::lower(module, |cx| {
+        cx.num_ctas = num_ctas;
+        change(cx);
+    });
+    remarks.retain(|remark| remark.starts_with("multicast"));
+    (module, remarks)
 }
 
 fn parse<'c>(context: &'c TileContext, text: &str) -> Module<'c> {

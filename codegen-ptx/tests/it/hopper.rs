@@ -1,40 +1,19 @@
 //! Warps with roles, rings of mbarriers, and products in flight.
 
-use crate::support::{facts, kernel};
+use crate::support::{kernel, lower};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::PassContext;
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
-use codegen_ptx::target::Target;
 use melior::ir::operation::OperationLike;
 use tile_ir::types::{Op, blocks_of, name_of, nested_ops, operands_of, ops_of, shape_of, type_of};
 use tile_ir::{Module, TileContext};
-use tile_lang::{Config, DType};
+use tile_lang::DType;
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
-
-/// Runs the target's passes; returns the module and what they said.
-fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Module<'c>, Vec<String>) {
-    let target = Target::from_name("sm_90").unwrap();
-    let mut cx = PassContext {
-        target,
-        num_warps: 4,
-        num_stages: 3,
-        occupancy: 1,
-        num_ctas: 1,
-        switches: Switches::of(&Config::default()),
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    };
-    change(&mut cx);
-    let module = run_passes(target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
-    let text = module.to_text();
-    assert_eq!(Module::parse(module.context(), &text).unwrap().to_text(), text);
-    (module, cx.remarks.iter().map(ToString::to_string).collect())
-}
 
 fn parse<'c>(context: &'c TileContext, text: &str) -> Module<'c> {
     Module::parse(context, text).unwrap()

@@ -1,6 +1,7 @@
-//! Kernels from source text to the tile dialect.
+//! Kernels from source text to the tile dialect, and from there to the gpu level.
 
-use codegen_ptx::Ptxas;
+use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
+use codegen_ptx::{Ptxas, Target};
 use proc_macro2::TokenStream;
 use std::io::Write;
 use std::str::FromStr;
@@ -10,7 +11,7 @@ use tile_lang::ast::{Function, FunctionKind};
 use tile_lang::check::Mode;
 use tile_lang::config::TensorFacts;
 use tile_lang::parse::parse_function;
-use tile_lang::{Bindings, DType, Library};
+use tile_lang::{Bindings, Config, DType, Library};
 
 /// The assembler; where there is none, says on the standard error, past the harness, that the current test checks
 /// less or nothing without it.
@@ -66,6 +67,27 @@ pub fn kernel<'c>(context: &'c TileContext, name: &str, dtype: DType, consts: &[
     let mut module = tile_ir::lower_program(&program, &facts, context).expect("the kernel lowers");
     tile_ir::run_passes(&mut module, tile_ir::STANDARD_PASSES).expect("the passes keep the module valid");
     module
+}
+
+/// Runs the passes of sm_90; returns the module, which is the same when it is read back from its text, and what they
+/// said.
+pub fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Module<'c>, Vec<String>) {
+    let target = Target::from_name("sm_90").expect("a target");
+    let mut cx = PassContext {
+        target,
+        num_warps: 4,
+        num_stages: 3,
+        occupancy: 1,
+        num_ctas: 1,
+        switches: Switches::of(&Config::default()),
+        facts: facts(module, true),
+        remarks: Vec::new(),
+    };
+    change(&mut cx);
+    let module = run_passes(target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+    let text = module.to_text();
+    assert_eq!(Module::parse(module.context(), &text).expect("still parses").to_text(), text);
+    (module, cx.remarks.iter().map(ToString::to_string).collect())
 }
 
 /// Facts about the tensors of a module: aligned rows, or nothing.

@@ -1,12 +1,12 @@
 //! Operands of f32 that go to `wgmma`, rounded to tf32 by tensor maps.
 
 use crate::compile::assemble;
-use crate::support::{facts, kernel};
+use crate::support::{self, facts, kernel};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::facts::TensorFacts;
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::{PassContext, Switches};
 use codegen_ptx::gpu::rounding::RoundingError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::lower::{LowerOptions, lower_to_llvm};
@@ -34,22 +34,10 @@ fn matmul(context: &TileContext, rhs_is_nk: i64) -> Module<'_> {
 
 /// Runs the target's passes, switched on; returns the module and what they said.
 fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Module<'c>, Vec<String>) {
-    let target = Target::from_name("sm_90").unwrap();
-    let mut cx = PassContext {
-        target,
-        num_warps: 8,
-        num_stages: 3,
-        occupancy: 1,
-        num_ctas: 1,
-        switches: ON,
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    };
-    change(&mut cx);
-    let module = run_passes(target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
-    let text = module.to_text();
-    assert_eq!(Module::parse(module.context(), &text).unwrap().to_text(), text);
-    (module, cx.remarks.iter().map(ToString::to_string).collect())
+    support::lower(module, |cx| {
+        (cx.num_warps, cx.switches) = (8, ON);
+        change(cx);
+    })
 }
 
 /// How many products of f32 there are by warpgroups, and by warps.

@@ -22,10 +22,12 @@ pub(crate) struct BulkLoad {
     mbarrier: u64,
 }
 
-/// The coordinates in a bulk copy's operand, of one thread.
-fn coordinates(cta: &Cta, w: usize, arg: &Arg, lane: usize, at: &Launched<'_>) -> Vec<i64> {
-    let Arg::Memory { coordinates, .. } = arg else { return Vec::new() };
-    coordinates.iter().map(|arg| i64::from(cta.warps[w].get(arg, &at.place)[lane] as u32 as i32)).collect()
+/// The thread that makes a bulk copy, which one alone does.
+fn one_lane(mask: u32) -> Result<usize, Wrong> {
+    match mask.count_ones() {
+        1 => Ok(first(mask)),
+        _ => Err(Wrong::Unsupported("a bulk copy by more than one thread".to_owned())),
+    }
 }
 
 /// The places of a block's bytes in shared memory, in chunks that lie together, with their offsets in the block.
@@ -34,6 +36,18 @@ fn chunks(map: &TensorMap, start: u64) -> impl Iterator<Item = (u64, usize)> {
 }
 
 impl Cta {
+    /// The block that a bulk copy's operand names: the address of its map, and its coordinates.
+    fn block(&self, w: usize, arg: &Arg, lane: usize, at: &Launched<'_>) -> Result<(u64, Vec<i64>), Wrong> {
+        let map = self.addresses(w, arg, at)[lane];
+        let given: &[Arg] = if let Arg::Memory { coordinates, .. } = arg { coordinates } else { &[] };
+        if given.len() != at.params.map(map)?.rank() {
+            let what = "as many coordinates as this tensor map does not have";
+            return Err(Wrong::Unsupported(what.to_owned()));
+        }
+        let coordinate = |arg| i64::from(self.warps[w].get(arg, &at.place)[lane] as u32 as i32);
+        Ok((map, given.iter().map(coordinate).collect()))
+    }
+
     /// `cp.async`.
     pub(super) fn start_copies(
         &mut self,
@@ -86,19 +100,10 @@ impl Cta {
         cluster: bool,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        if mask.count_ones() != 1 {
-            return Err(Wrong::Unsupported("a bulk copy by more than one thread".to_owned()));
-        }
-        let lane = first(mask);
-        let [to, map, mbarrier] = [0, 1, 2].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
-        let coordinates = coordinates(self, w, &inst.args[1], lane, at);
-        let described = at.params.map(map)?;
-        if coordinates.len() != described.rank() {
-            return Err(Wrong::Unsupported(
-                "as many coordinates as this tensor map does not have".to_owned(),
-            ));
-        }
-        aligned(to, described.shared_align())?;
+        let lane = one_lane(mask)?;
+        let (map, coordinates) = self.block(w, &inst.args[1], lane, at)?;
+        let [to, mbarrier] = [0, 2].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
+        aligned(to, at.params.map(map)?.shared_align())?;
         let load = BulkLoad { map, coordinates, to, mbarrier };
         let Warp { agent, knows, .. } = &self.warps[w];
         let (agent, knows) = (*agent, knows.clone());
@@ -150,12 +155,9 @@ impl Cta {
         mask: u32,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        if mask.count_ones() != 1 {
-            return Err(Wrong::Unsupported("a bulk copy by more than one thread".to_owned()));
-        }
-        let lane = first(mask);
-        let [map, from] = [0, 1].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
-        let coordinates = coordinates(self, w, &inst.args[0], lane, at);
+        let lane = one_lane(mask)?;
+        let (map, coordinates) = self.block(w, &inst.args[0], lane, at)?;
+        let from = self.addresses(w, &inst.args[1], at)[lane];
         let described = at.params.map(map)?;
         aligned(from, described.shared_align())?;
         for (place, _) in chunks(described, from) {

@@ -62,7 +62,7 @@ impl Loaded {
     /// The same kernel for CTAs that are launched alone.
     pub fn without_clusters(&self) -> Result<Arc<Loaded>, LaunchError> {
         let Source { gpu, kernel, bindings, config, facts, checked } = &self.source;
-        gpu.load(kernel, bindings, &Config { num_ctas: 1, ..config.clone() }, facts, *checked)
+        gpu.load(kernel, bindings, &jit::without_clusters(config), facts, *checked)
     }
 }
 

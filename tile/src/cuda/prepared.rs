@@ -8,7 +8,7 @@ use super::order::Access;
 use super::params::Params;
 use super::stream::{Stream, same_device};
 use crate::error::LaunchError;
-use crate::jit::{self, TensorFacts, facts_of};
+use crate::jit::{self, TensorFacts, facts_of, fills_clusters};
 use crate::registry::KernelDef;
 use codegen_ptx::lower::Check;
 use cudarc::driver::{result, sys};
@@ -126,11 +126,6 @@ fn failed_check(kernel: &'static str, checks: &[Check], record: &DeviceBuffer) -
     let mut words = [0u32; 4];
     record.download(&mut words)?;
     jit::failed_check(kernel, checks, words)
-}
-
-/// Whether a grid can be launched in clusters of `num_ctas` along x: there is no CTA that would run no program.
-fn fills_clusters(num_ctas: u32, grid: [usize; 3]) -> bool {
-    grid[0].is_multiple_of(num_ctas as usize)
 }
 
 /// The kernel to launch for a grid, where it is another one: that of CTAs alone, where clusters would not come out even.

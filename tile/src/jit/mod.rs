@@ -245,6 +245,16 @@ pub(crate) fn without_maps(config: &Config) -> Config {
     Config { warp_specialize: false, bulk_stores: false, num_ctas: 1, ..config.clone() }
 }
 
+/// The configuration of a kernel whose CTAs are launched alone.
+pub(crate) fn without_clusters(config: &Config) -> Config {
+    Config { num_ctas: 1, ..config.clone() }
+}
+
+/// Whether a grid can be launched in clusters of `num_ctas` along x: there is no CTA that would run no program.
+pub(crate) fn fills_clusters(num_ctas: u32, grid: [usize; 3]) -> bool {
+    grid[0].is_multiple_of(num_ctas as usize)
+}
+
 /// The error of the check that failed first, by the record that a checked kernel leaves.
 pub(crate) fn failed_check(
     kernel: &'static str,

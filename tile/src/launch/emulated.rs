@@ -22,8 +22,8 @@ pub(super) fn run(
 ) -> Result<(), LaunchError> {
     let facts: Vec<_> = request.args.iter().filter_map(|arg| tensor_facts(&arg.0)).collect();
     let mut compiled = compile(request, bindings, request.config, target, &facts)?;
-    if !request.grid[0].is_multiple_of(compiled.num_ctas as usize) {
-        let alone = Config { num_ctas: 1, ..request.config.clone() };
+    if !jit::fills_clusters(compiled.num_ctas, request.grid) {
+        let alone = jit::without_clusters(request.config);
         compiled = compile(request, bindings, &alone, target, &facts)?;
     }
     let mut tensors: Vec<_> = request.args.iter().filter_map(|arg| Lent::of(&arg.0)).collect();

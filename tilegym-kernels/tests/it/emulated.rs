@@ -2,9 +2,9 @@
 //!
 //! Tolerances are the contracts' for tensor cores.
 
-use crate::support::{agree_on_devices, config, problem, run_on};
+use crate::support::{agree_on_devices, config, found_agrees, problem, run_on};
 use codegen_ptx::Target;
-use tile::contract::{self, Contract, Problem, contracts, random_inputs, relative_error};
+use tile::contract::{self, Contract, Problem, contracts, random_inputs};
 use tile::dynamic::DynTensor;
 use tile::{Config, Device, LaunchError};
 use tile_lang::DType;
@@ -210,14 +210,9 @@ fn random_configurations_agree() {
         match contract::run(contract, &problem, &config, &device, &inputs) {
             Ok(found) => {
                 let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
-                let tolerance = contract.tolerance(problem.dtype, true);
-                for (found, reference) in found.iter().zip(&contract.oracle(&problem, &widened)) {
-                    let error = relative_error(&found.to_f64(), reference);
-                    assert!(
-                        error <= tolerance,
-                        "{kernel} {target} {problem:?} {config:?}: error {error:.2e} > {tolerance:.0e}"
-                    );
-                }
+                let found: Vec<_> = found.iter().map(DynTensor::to_f64).collect();
+                let reference = contract.oracle(&problem, &widened);
+                found_agrees(contract, &problem, &config, &device, (&found, &reference));
                 ran += 1;
             }
             Err(LaunchError::Check { .. }) => {}

@@ -44,16 +44,27 @@ pub fn agree_on_devices<'a>(
 ) {
     let widened: Vec<_> = inputs.iter().map(DynTensor::to_f64).collect();
     let reference = contract.oracle(problem, &widened);
-    let tolerance = contract.tolerance(problem.dtype, true);
-    let kernel = contract.kernel().name;
     for device in devices {
         let found = run_on(device, contract, problem, config, inputs);
-        for (found, reference) in found.iter().zip(&reference) {
-            let (error, on) = (relative_error(found, reference), device.kind());
-            let what = format!("{kernel} on {on}, {problem:?} {config:?}: error {error:.2e}");
-            assert!(error <= tolerance, "{what} > {tolerance:.0e}");
-            println!("{what}");
-        }
+        found_agrees(contract, problem, config, device, (&found, &reference));
+    }
+}
+
+/// What a device found agrees with the reference within the contract's tolerance for tensor cores.
+pub fn found_agrees(
+    contract: &dyn Contract,
+    problem: &Problem,
+    config: &Config,
+    device: &tile::Device,
+    (found, reference): (&[Vec<f64>], &[Vec<f64>]),
+) {
+    let tolerance = contract.tolerance(problem.dtype, true);
+    let kernel = contract.kernel().name;
+    for (found, reference) in found.iter().zip(reference) {
+        let (error, on) = (relative_error(found, reference), device.kind());
+        let what = format!("{kernel} on {on}, {problem:?} {config:?}: error {error:.2e}");
+        assert!(error <= tolerance, "{what} > {tolerance:.0e}");
+        println!("{what}");
     }
 }
 
