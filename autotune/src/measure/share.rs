@@ -96,6 +96,14 @@ mod tests {
     /// A measurer that is lost after a number of tasks.
     struct Mortal {
         tasks_left: usize,
+        /// Not yet met those that start beside it.
+        alone: bool,
+    }
+
+    impl Mortal {
+        fn new(tasks_left: usize) -> Mortal {
+            Mortal { tasks_left, alone: true }
+        }
     }
 
     impl Measurer for Mortal {
@@ -112,10 +120,15 @@ mod tests {
         }
     }
 
+    /// Shares `tasks` among measurers that last for `lives` of them; each has a task before any has done one.
     fn run(lives: &[usize], tasks: usize) -> (usize, Result<Vec<usize>, TuneError>) {
-        let mut crew: Vec<Mortal> = lives.iter().map(|&tasks_left| Mortal { tasks_left }).collect();
+        let mut crew: Vec<Mortal> = lives.iter().copied().map(Mortal::new).collect();
+        let together = Barrier::new(crew.len());
         let tasks: Vec<usize> = (0..tasks).collect();
         let result = share(&mut crew, &tasks, |measurer, task| {
+            if std::mem::take(&mut measurer.alone) {
+                together.wait();
+            }
             verdict(measurer.admit(&Config::default(), None))?
                 .map_err(|_| Failure::Measurer(String::new()))?;
             Ok(*task * 10)
@@ -144,7 +157,7 @@ mod tests {
     fn measurers_work_at_the_same_time() {
         // Every task waits for the other two: one thread alone would wait for ever.
         let together = Barrier::new(3);
-        let mut crew: Vec<Mortal> = (0..3).map(|_| Mortal { tasks_left: 9 }).collect();
+        let mut crew: Vec<Mortal> = (0..3).map(|_| Mortal::new(9)).collect();
         let result = share(&mut crew, &[(); 3], |_, ()| {
             together.wait();
             Ok(())
