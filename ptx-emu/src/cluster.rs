@@ -8,18 +8,22 @@ use crate::order::Knowledge;
 use crate::shared::By;
 use crate::warp::State;
 
-/// Addresses of another CTA's shared memory are its own ones with the CTA's rank plus one in front.
+/// Addresses of shared memory have the CTA's rank in front, as they have on GPUs, those of a CTA's own memory too.
 const RANK_SHIFT: u32 = 24;
 
-/// The address in a CTA of the cluster that corresponds to one of a CTA's own.
-pub(crate) fn remote(address: u64, rank: u64) -> u64 {
-    address & ((1 << RANK_SHIFT) - 1) | (rank + 1) << RANK_SHIFT
+/// The address in the CTA with a rank that corresponds to one in any CTA of the cluster.
+pub(crate) fn in_cluster(address: u64, rank: u64) -> u64 {
+    within(address) | rank << RANK_SHIFT
 }
 
-/// The rank and the CTA's own address.
-fn local(address: u64) -> Option<(usize, u64)> {
-    let rank = (address >> RANK_SHIFT).checked_sub(1)?;
-    Some((rank as usize, address & ((1 << RANK_SHIFT) - 1)))
+/// An address without the rank.
+fn within(address: u64) -> u64 {
+    address & ((1 << RANK_SHIFT) - 1)
+}
+
+/// An address without the rank where that is a CTA's own; one of another CTA stays, and is out of bounds.
+pub(crate) fn own(address: u64, rank: u32) -> u64 {
+    if address >> RANK_SHIFT == rank.into() { within(address) } else { address }
 }
 
 /// Something for other CTAs.
@@ -96,10 +100,10 @@ impl Between {
         let Sent { what, agent, knows } = self.arrivals.swap_remove(index);
         let What::Arrival(address) = what else { return Ok(()) };
         let missing = Wrong::Mbarrier { address, what: "is of no CTA of the cluster" };
-        let (rank, address) = local(address).filter(|(rank, _)| *rank < ctas.len()).ok_or(missing)?;
+        let rank = Some((address >> RANK_SHIFT) as usize).filter(|rank| *rank < ctas.len()).ok_or(missing)?;
         if ctas[rank].has_ended() {
             return Err(Wrong::Ended);
         }
-        ctas[rank].receive_arrival(address, By { agent, knows: &knows, is_async: false })
+        ctas[rank].receive_arrival(within(address), By { agent, knows: &knows, is_async: false })
     }
 }

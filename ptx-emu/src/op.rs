@@ -17,6 +17,8 @@ pub(crate) enum Special {
     WarpId,
     /// The number of the CTA in its cluster.
     ClusterRank,
+    /// Where the dynamic shared memory starts.
+    SharedBase,
 }
 
 /// An operand.

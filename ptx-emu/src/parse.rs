@@ -2,7 +2,7 @@
 
 use crate::fault::ParseError;
 use crate::lex::{Token, tokens};
-use crate::memory::{PARAM_BASE, SHARED_BASE};
+use crate::memory::PARAM_BASE;
 use crate::op::{Arg, Inst, Op, Slot, Special, decode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -61,7 +61,7 @@ struct Parser<'a> {
     tokens: Vec<(Token<'a>, u32)>,
     at: usize,
     /// Variables of the module, by their addresses.
-    globals: HashMap<&'a str, u64>,
+    globals: HashMap<&'a str, Arg>,
     lines: Arc<Vec<String>>,
 }
 
@@ -79,7 +79,7 @@ struct Scope<'a> {
 /// A body on its way.
 struct Body<'a> {
     scopes: Vec<Scope<'a>>,
-    symbols: HashMap<&'a str, u64>,
+    symbols: HashMap<&'a str, Arg>,
     code: Vec<Inst>,
     registers: Vec<String>,
 }
@@ -202,7 +202,7 @@ impl<'a> Parser<'a> {
             }
             name = self.word()?;
         }
-        self.globals.insert(name, SHARED_BASE);
+        self.globals.insert(name, Arg::Special(Special::SharedBase));
         self.expect('[')?;
         self.expect(']')?;
         self.expect(';')
@@ -217,7 +217,7 @@ impl<'a> Parser<'a> {
             while !self.eat(')') {
                 let (name, bytes, align) = self.param()?;
                 let start = end.next_multiple_of(align);
-                symbols.insert(name, PARAM_BASE + start as u64);
+                symbols.insert(name, Arg::Imm(PARAM_BASE + start as u64));
                 params.push((start, bytes));
                 end = start + bytes;
                 self.eat(',');
@@ -414,7 +414,7 @@ impl<'a> Parser<'a> {
             }
             return Ok(Arg::Reg(slot));
         }
-        body.symbols.get(name).map_or_else(|| self.unknown(name), |&address| Ok(Arg::Imm(address)))
+        body.symbols.get(name).map_or_else(|| self.unknown(name), |address| Ok(address.clone()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! A warp: 32 threads in step, their registers, and what they have under way.
 
+use crate::cluster::in_cluster;
 use crate::fault::Wrong;
+use crate::memory::SHARED_BASE;
 use crate::op::{Arg, Inst, Op, Product, Slot, Special};
 use crate::order::Knowledge;
 use crate::shared::{By, newborn};
@@ -262,6 +264,7 @@ impl Warp {
             Special::Nctaid(axis) => [place.grid[axis].into(); LANES],
             Special::LaneId => lane(&|lane| lane),
             Special::ClusterRank => [place.rank.into(); LANES],
+            Special::SharedBase => [in_cluster(SHARED_BASE, place.rank.into()); LANES],
             Special::WarpId => [self.number as u64; LANES],
         }
     }

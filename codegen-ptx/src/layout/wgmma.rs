@@ -17,6 +17,8 @@ use tile_lang::dtype::DType;
 pub const M: usize = 64;
 /// The most columns of one instruction.
 pub const MAX_N: usize = 256;
+/// Bits of a descriptor's address, which counts 16 bytes.
+pub const ADDRESS_MASK: i64 = 0x3fff;
 /// Warps that execute one instruction together.
 pub const WARPS: usize = 4;
 

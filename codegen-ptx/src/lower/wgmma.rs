@@ -131,8 +131,10 @@ impl<'c> Lowering<'c> {
             });
             address = e.add(address, part);
         }
+        // In a cluster, addresses have the CTA's rank above the bits that a descriptor has room for.
         let e = &mut self.e;
         let field = e.shift(address, -4);
+        let field = e.and_const(field, wgmma::ADDRESS_MASK);
         let field = e.convert("llvm.zext", field, e.types.i64);
         let rest = e.int(operand.descriptor as i64, e.types.i64);
         Ok(Described { operand, start: e.binary("llvm.or", field, rest) })

@@ -57,7 +57,7 @@ impl Cta {
         bytes: usize,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        let (to, from) = (self.addresses(w, &inst.args[0], at), self.addresses(w, &inst.args[1], at));
+        let (to, from) = (self.shared_addresses(w, &inst.args[0], at), self.addresses(w, &inst.args[1], at));
         let valid = match inst.args.get(3) {
             Some(valid) => self.warps[w].get(valid, &at.place),
             None => [bytes as u64; 32],
@@ -102,7 +102,7 @@ impl Cta {
     ) -> Result<(), Wrong> {
         let lane = one_lane(mask)?;
         let (map, coordinates) = self.block(w, &inst.args[1], lane, at)?;
-        let [to, mbarrier] = [0, 2].map(|i| self.addresses(w, &inst.args[i], at)[lane]);
+        let [to, mbarrier] = [0, 2].map(|i| self.shared_addresses(w, &inst.args[i], at)[lane]);
         aligned(to, at.params.map(map)?.shared_align())?;
         let load = BulkLoad { map, coordinates, to, mbarrier };
         let Warp { agent, knows, .. } = &self.warps[w];
@@ -157,7 +157,7 @@ impl Cta {
     ) -> Result<(), Wrong> {
         let lane = one_lane(mask)?;
         let (map, coordinates) = self.block(w, &inst.args[0], lane, at)?;
-        let from = self.addresses(w, &inst.args[1], at)[lane];
+        let from = self.shared_addresses(w, &inst.args[1], at)[lane];
         let described = at.params.map(map)?;
         aligned(from, described.shared_align())?;
         for (place, _) in chunks(described, from) {

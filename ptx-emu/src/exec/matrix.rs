@@ -143,7 +143,7 @@ impl Cta {
         transposed: bool,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        let addresses = self.addresses(w, &inst.args[1], at);
+        let addresses = self.shared_addresses(w, &inst.args[1], at);
         for (i, part) in vector(&inst.args[0]).iter().enumerate() {
             let mut matrix = [[0u16; 8]; 8];
             for (row, &address) in matrix.iter_mut().zip(rows(&addresses, i)) {
@@ -171,7 +171,7 @@ impl Cta {
         transposed: bool,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        let addresses = self.addresses(w, &inst.args[0], at);
+        let addresses = self.shared_addresses(w, &inst.args[0], at);
         for (i, part) in vector(&inst.args[1]).iter().enumerate() {
             let values = self.warps[w].get(part, &at.place);
             let mut matrix = [[0u8; 16]; 8];

@@ -4,7 +4,7 @@ mod alu;
 mod copies;
 mod matrix;
 
-use crate::cluster::{Sent, What, remote};
+use crate::cluster::{Sent, What, in_cluster, own};
 use crate::fault::Wrong;
 use crate::memory::{Memory, Params};
 use crate::op::{Arg, Atomic, Inst, Op, Shuffle, Space, Type};
@@ -130,7 +130,7 @@ impl Cta {
                 self.finish_copies(w, pending, memory)?;
             }
             Op::MbarrierInit => {
-                let address = self.addresses(w, &inst.args[0], at)[first(mask)];
+                let address = self.shared_addresses(w, &inst.args[0], at)[first(mask)];
                 let count = self.warps[w].get(&inst.args[1], &at.place)[first(mask)];
                 self.shared.write(address, 8, self.warps[w].by(false))?;
                 self.mbarriers.insert(address, Mbarrier::new(count as u32));
@@ -195,6 +195,11 @@ impl Cta {
         }
     }
 
+    /// Addresses of the CTA's own shared memory.
+    fn shared_addresses(&self, w: usize, arg: &Arg, at: &Launched<'_>) -> Lanes {
+        self.addresses(w, arg, at).map(|address| own(address, at.place.rank))
+    }
+
     #[allow(clippy::too_many_arguments)]
     fn load(
         &mut self,
@@ -212,7 +217,7 @@ impl Cta {
         let mut values = vec![[0u64; LANES]; targets.len()];
         let size = bytes * targets.len();
         for lane in lanes(mask) {
-            let address = window(space, addresses[lane]);
+            let address = window(space, addresses[lane], at);
             aligned(address, size)?;
             let found = match space {
                 Space::Param => at.params.read(address, size)?,
@@ -247,7 +252,7 @@ impl Cta {
             vector(&inst.args[1]).iter().map(|part| self.warps[w].get(part, &at.place)).collect();
         let size = bytes * sources.len();
         for lane in lanes(mask) {
-            let address = window(space, addresses[lane]);
+            let address = window(space, addresses[lane], at);
             aligned(address, size)?;
             let target = match space {
                 Space::Global => memory.write(address, size)?,
@@ -375,7 +380,7 @@ impl Cta {
         expects: bool,
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
-        let addresses = self.addresses(w, &inst.args[1], at);
+        let addresses = self.shared_addresses(w, &inst.args[1], at);
         let bytes = if expects { self.warps[w].get(&inst.args[2], &at.place) } else { [0; LANES] };
         let Warp { agent, knows, .. } = &mut self.warps[w];
         let handed = release(*agent, knows);
@@ -397,7 +402,7 @@ impl Cta {
 
     /// `try_wait`, which here says yes or is tried again.
     fn mbarrier_wait(&mut self, w: usize, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<bool, Wrong> {
-        let address = self.addresses(w, &inst.args[1], at)[first(mask)];
+        let address = self.shared_addresses(w, &inst.args[1], at)[first(mask)];
         let parity = self.warps[w].get(&inst.args[2], &at.place)[first(mask)];
         self.shared.uses_mbarrier(address, self.warps[w].by(false))?;
         let barrier = self.mbarrier(address)?;
@@ -429,8 +434,8 @@ fn immediate(arg: &Arg) -> Result<usize, Wrong> {
 }
 
 /// An address as its space takes it: those of shared memory have 32 bits.
-fn window(space: Space, address: u64) -> u64 {
-    if space == Space::Shared { address & 0xffff_ffff } else { address }
+fn window(space: Space, address: u64, at: &Launched<'_>) -> u64 {
+    if space == Space::Shared { own(address & 0xffff_ffff, at.place.rank) } else { address }
 }
 
 fn aligned(address: u64, align: usize) -> Result<(), Wrong> {
@@ -510,7 +515,7 @@ fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<
         }
         Op::MapShared => {
             let (address, rank) = (get(1), get(2));
-            each!(|lane| remote(address[lane], rank[lane]));
+            each!(|lane| in_cluster(address[lane], rank[lane]));
         }
         Op::BitField(ty) => {
             let (a, b, c) = (get(1), get(2), get(3));

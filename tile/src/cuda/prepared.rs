@@ -250,9 +250,21 @@ impl Prepared {
         &self.loaded.remarks
     }
 
-    /// The driver's `CUfunction`, to launch by other means while this value lives.
+    /// The driver's `CUfunction`, to launch by other means while this value lives: with [`Prepared::parameters`],
+    /// [`Prepared::ctas`] and what [`Prepared::resources`] says of threads and shared memory.
     pub fn as_raw(&self) -> *mut std::ffi::c_void {
         self.loaded.function.cast()
+    }
+
+    /// Where the values of the function's parameters lie, in order, tensor maps among them: `cuLaunchKernel`'s
+    /// `kernelParams`. They are valid while this value lives and are not to be written.
+    pub fn parameters(&self) -> Vec<*mut std::ffi::c_void> {
+        self.params.pointers().into_vec()
+    }
+
+    /// The CTAs of a launch, which are fewer than the programs where CTAs walk.
+    pub fn ctas(&self) -> [u32; 3] {
+        ctas(self.loaded.resident, self.grid).into()
     }
 
     /// What the kernel takes, as the driver says.

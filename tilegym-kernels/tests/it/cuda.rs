@@ -83,6 +83,40 @@ fn matmul_variants_agree_with_their_references() {
     }
 }
 
+/// Operands in shared memory with M or N innermost too, of CTAs of every rank, that walk or do not.
+#[test]
+fn clusters_agree_with_their_references() {
+    let name = "clusters_agree_with_their_references";
+    let Some(device) = gpu(name) else { return };
+    if device.target().is_none_or(|target| !target.has_wgmma()) {
+        let mut to = std::io::stderr();
+        return writeln!(to, "SKIPPED {name}: clusters are launched on Hopper alone")
+            .expect("standard error is writable");
+    }
+    let bf16 = |contract: &dyn Contract, sizes: &[(&str, i64)], settings: &[(&str, i64)]| {
+        let problem = problem(contract, DType::BF16, sizes);
+        let config = config(contract, &problem, settings);
+        let inputs = random_inputs(contract, &problem, 11);
+        agree_on_devices([&device], contract, &problem, &config, &inputs);
+    };
+    for num_ctas in [2, 4] {
+        for persistent in [0, 1] {
+            let walks = [("num_ctas", num_ctas), ("persistent", persistent), ("num_warps", 8)];
+            let tiles = [("TILE_M", 128), ("TILE_N", 128), ("occupancy", 1), ("num_stages", 2)];
+            let settings = [&tiles[..], &walks].concat();
+            for is_nk in [0, 1] {
+                let sizes = [("m", 1000), ("n", 520), ("k", 328), ("rhs_is_nk", is_nk)];
+                bf16(&MatmulContract, &sizes, &[&settings[..], &[("TILE_K", 64)]].concat());
+            }
+            for (head_dim, causal) in [(128, 0), (64, 0), (128, 1)] {
+                let heads = [("batch", 2), ("heads", 4), ("kv_heads", 2), ("head_dim", head_dim)];
+                let lens = [("seq_q", 1024), ("seq_k", 1000), ("causal", causal)];
+                bf16(&FmhaContract, &[&heads[..], &lens].concat(), &settings);
+            }
+        }
+    }
+}
+
 /// In any number of parts, fewer tiles of K than parts among them; and twice the same bits.
 #[test]
 fn matmul_splitk_agrees_with_its_reference() {

@@ -388,6 +388,25 @@ fn clusters_share_what_they_copy() {
     }
 }
 
+/// CTAs that walk and share keys and values, with the next program's queries on their way.
+#[test]
+fn clusters_that_walk_attend() {
+    for num_ctas in [2, 4] {
+        for (tile_m, warps, head_dim) in [(128, 8, 128), (64, 4, 64)] {
+            for (heads, kv_heads, seq_q) in [(3, 3, 512), (2, 1, 512)] {
+                let shape = [("batch", 2), ("heads", heads), ("kv_heads", kv_heads), ("head_dim", head_dim)];
+                let lens = [("seq_q", seq_q), ("seq_k", 200), ("causal", 0)];
+                let tiles = [("TILE_M", tile_m), ("TILE_N", 128), ("num_warps", warps), ("num_stages", 2)];
+                let walks = [("occupancy", 1), ("persistent", 1), ("num_ctas", num_ctas)];
+                let problem = problem(&FmhaContract, DType::BF16, &[&shape[..], &lens].concat());
+                let config = config(&FmhaContract, &problem, &[&tiles[..], &walks].concat());
+                let inputs = random_inputs(&FmhaContract, &problem, 11);
+                agree_on(&[hopper()], &FmhaContract, &problem, &config, &inputs);
+            }
+        }
+    }
+}
+
 /// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
 #[test]
 fn nvfp4_products_computed_ahead() {

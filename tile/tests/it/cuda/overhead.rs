@@ -3,7 +3,6 @@
 use super::gpu;
 use crate::matmul::matmul;
 use cudarc::driver::sys;
-use std::ffi::c_void;
 use std::time::Instant;
 use tile::cuda::Stream;
 use tile::prelude::*;
@@ -37,21 +36,14 @@ fn a_launch_costs_little_more_than_the_drivers_call() {
     let config = matmul::Config { tile_m: 16, tile_n: 16, tile_k: 16, ..Default::default() };
     let prepared = matmul(&a, &b, &mut c).grid([1, 1]).config(config).prepare(&device).unwrap();
     let resources = prepared.resources().unwrap();
-    let memory = [&a, &b].map(|tensor| tensor.device_address().unwrap());
-    // A tensor is its address, its extents, then its strides.
-    let mut words: Vec<u64> = Vec::new();
-    for address in [memory[0], memory[1], c.device_address().unwrap()] {
-        words.extend([address, 16, 16, 16, 1]);
-    }
+    let ([x, y, z], mut parameters) = (prepared.ctas(), prepared.parameters());
     let bare = time(&stream, || {
-        let mut pointers: [*mut c_void; 15] =
-            std::array::from_fn(|i| std::ptr::from_mut(&mut words[i]).cast());
         // SAFETY: the parameters are those of the kernel over tensors that are alive.
         let launched = unsafe {
             let (function, stream) = (prepared.as_raw().cast(), stream.as_raw().cast());
             let (threads, smem) = (resources.threads, resources.smem_bytes);
-            let (params, none) = (pointers.as_mut_ptr(), std::ptr::null_mut());
-            sys::cuLaunchKernel(function, 1, 1, 1, threads, 1, 1, smem, stream, params, none)
+            let (params, none) = (parameters.as_mut_ptr(), std::ptr::null_mut());
+            sys::cuLaunchKernel(function, x, y, z, threads, 1, 1, smem, stream, params, none)
         };
         launched.result().unwrap();
     });
