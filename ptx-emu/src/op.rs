@@ -262,6 +262,8 @@ pub(crate) enum Op {
     WarpBarrier,
     Shuffle(Shuffle),
     Elect,
+    /// `vote.sync.all`: whether a predicate holds in every thread.
+    VoteAll,
     /// An atomic operation; with its old value, or without.
     Atomic {
         kind: Atomic,
@@ -337,6 +339,7 @@ impl Op {
                 | Op::WarpBarrier
                 | Op::Shuffle(_)
                 | Op::Elect
+                | Op::VoteAll
                 | Op::Mma(_)
                 | Op::LoadMatrix { .. }
                 | Op::StoreMatrix { .. }
@@ -464,6 +467,7 @@ pub(crate) fn decode(opcode: &str) -> Option<Op> {
             () => return None,
         })),
         "elect" => Some(Op::Elect),
+        "vote" if has("all") && has("pred") => Some(Op::VoteAll),
         "atom" | "red" => decode_atomic(rest, ty?, *name == "atom"),
         "mma" => decode_mma(rest),
         "ldmatrix" if has("m8n8") && has("b16") => Some(Op::LoadMatrix { transposed: has("trans") }),

@@ -6,7 +6,8 @@ use tile::contract::Problem;
 use tile::prelude::*;
 
 /// One block of the online softmax (Milakov and Gimelshein, 2018) over scores, minus infinity where a key is hidden:
-/// the block's weights, by how much what was summed before shrinks, the new maximum and sum of each row.
+/// the block's weights, by how much what was summed before shrinks, and each row's sum and what its weights are
+/// relative to, which is its maximum or one that is not much smaller.
 ///
 /// Scores times `scale` are in base 2, and so is the maximum that is carried. Since `scale` is positive, the largest
 /// score is found before it is scaled, and scaling and subtracting are one operation for each score.
@@ -17,7 +18,10 @@ pub(crate) fn online_softmax(
     row_max: Tile<f32>,
     row_sum: Tile<f32>,
 ) -> (Tile<f32>, Tile<f32>, Tile<f32>, Tile<f32>) {
-    let new_max = maximum(row_max, scores.reduce_max(1) * scale);
+    // Weights may pass 1 by 2^8 until what was summed is brought down to a new maximum: it seldom is (Zadouri et al.,
+    // FlashAttention-4). That of a row that has seen no key is -inf, and grows by inf or NaN.
+    let grown = maximum(row_max, scores.reduce_max(1) * scale);
+    let new_max = select((grown - row_max).le(8.0), row_max, grown);
     // A row that has seen no key yet has a maximum of -inf; subtracting 0 instead keeps its weights 0.
     let base = select(new_max.ne(f32::NEG_INFINITY), new_max, 0.0);
     let weights = fma(scores, scale, -base).exp2();

@@ -10,8 +10,8 @@ use melior::ir::attribute::{
 use tile_ir::Builder;
 use tile_ir::ops::{ReduceKind, reduce_name};
 use tile_ir::types::{
-    Op, Val, array_attr, bool_attr, dtype_of, int_attr, name_of, operands_of, results_of, str_attr, type_of,
-    view_of,
+    Op, Val, array_attr, bool_attr, dtype_of, element_type, int_attr, name_of, operands_of, results_of,
+    str_attr, type_of, view_of,
 };
 use tile_lang::DType;
 
@@ -188,6 +188,10 @@ pub enum GpuOp<'c> {
         scalar: Val<'c>,
     },
     Iota,
+    /// Of the elements that a warp holds.
+    AllOnes {
+        tile: Val<'c>,
+    },
     Broadcast {
         tile: Val<'c>,
     },
@@ -331,6 +335,7 @@ impl<'c> GpuOp<'c> {
             }
             "splat" => GpuOp::Splat { scalar: at(0)? },
             "iota" => GpuOp::Iota,
+            "all_ones" => GpuOp::AllOnes { tile: at(0)? },
             "broadcast" => GpuOp::Broadcast { tile: at(0)? },
             "reshape" => GpuOp::Reshape { tile: at(0)? },
             "transpose" => GpuOp::Transpose { tile: at(0)?, perm: sizes("perm")? },
@@ -637,6 +642,12 @@ pub trait GpuBuilder<'c> {
     /// `tgpu.broadcast`.
     fn broadcast_tile(&self, tile: Val<'c>, layout: &LinearLayout) -> Val<'c> {
         self.builder().value("tgpu.broadcast", &[tile], self.distributed(dtype(tile), layout), &[])
+    }
+
+    /// `tgpu.all_ones`.
+    fn all_ones(&self, tile: Val<'c>) -> Val<'c> {
+        let b = self.builder();
+        b.value("tgpu.all_ones", &[tile], element_type(b.context(), DType::Bool), &[])
     }
 
     /// `tgpu.reshape`.

@@ -328,6 +328,14 @@ irdl.dialect @tgpu {
     irdl.results(tile: %tile)
   }
 
+  // Whether all elements that the threads of a warp hold are 1: a condition that is the same in a warp, not in a CTA.
+  irdl.operation @all_ones {
+    %tile = irdl.base "!builtin.tensor"
+    %all = irdl.is i1
+    irdl.operands(tile: %tile)
+    irdl.results(all: %all)
+  }
+
   // Repeats dimensions of size 1, within threads.
   irdl.operation @broadcast {
     %from = irdl.base "!builtin.tensor"

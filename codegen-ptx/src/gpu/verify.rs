@@ -332,6 +332,7 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             types(same, "operands and results")
         }
         GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
+        GpuOp::AllOnes { tile } => types(dtype(tile) == Some(DType::F32), "f32"),
         GpuOp::Broadcast { tile } => match layout(result).registers_from(&layout(tile)) {
             Some(_) => Ok(()),
             None => Err(Rule::Mismatch {

@@ -501,6 +501,7 @@ impl<'c> Lowering<'c> {
             }
             GpuOp::Splat { scalar } => self.lower_splat(op, scalar),
             GpuOp::Iota => self.lower_iota(op),
+            GpuOp::AllOnes { tile } => self.lower_all_ones(op, tile),
             GpuOp::Broadcast { tile } => self.lower_broadcast(op, tile),
             GpuOp::Reshape { tile } | GpuOp::Transpose { tile, .. } => self.lower_rename(op, tile),
         }

@@ -9,6 +9,9 @@ use tile_ir::ops::ReduceKind;
 use tile_ir::types::{Op, Val};
 use tile_lang::dtype::DType;
 
+/// `oeq` among the predicates of `llvm.fcmp`.
+const ORDERED_EQUAL: i64 = 1;
+
 impl<'c> Lowering<'c> {
     pub(super) fn lower_reduce(
         &mut self,
@@ -64,6 +67,23 @@ impl<'c> Lowering<'c> {
     }
 
     /// The value that the lane at XOR distance `distance` holds.
+    /// Every thread of the warp looks at what it holds, then they vote.
+    pub(super) fn lower_all_ones(&mut self, op: Op<'c>, tile: Val<'c>) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let replicas = tile.layout.free_variable_masks().register;
+        let e = &mut self.e;
+        let one = e.f32(1.0);
+        let elements = tile.elements(e);
+        let distinct = elements.iter().enumerate().filter(|(r, _)| *r as u32 & replicas == 0);
+        let holds: Vec<Val> =
+            distinct.map(|(_, element)| e.compare("llvm.fcmp", ORDERED_EQUAL, *element, one)).collect();
+        let own = holds.into_iter().reduce(|a, b| e.binary("llvm.and", a, b));
+        let (own, all) = (own.ok_or_else(|| internal(op, "a tile has no elements"))?, e.i32(-1));
+        let agreed = e.call("llvm.nvvm.vote.all.sync", &[all, own], e.types.i1);
+        self.set_result(op, Lowered::Scalar(agreed));
+        Ok(())
+    }
+
     fn exchange(&mut self, value: Val<'c>, dtype: DType, distance: i64) -> Val<'c> {
         let e = &mut self.e;
         let bits = to_bits(e, value, dtype);

@@ -10,6 +10,7 @@ mod passes;
 mod persist;
 mod problems;
 mod simulate;
+mod skip_ones;
 mod support;
 mod tf32;
 mod verify;

@@ -558,6 +558,10 @@ fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<
             each!(|lane| alu::convert(to, from, round, relu, a[lane], b[lane])?);
         }
         Op::Shuffle(kind) => return shuffle(warp, inst, kind, at),
+        Op::VoteAll => {
+            let holds = get(1);
+            out = [u64::from(lanes(mask).all(|lane| holds[lane] != 0)); LANES];
+        }
         Op::Elect => {
             let Arg::Pair(leader, elected) = args[0] else {
                 return Err(Wrong::Unsupported("elect.sync with one result".to_owned()));

@@ -407,6 +407,31 @@ fn clusters_that_walk_attend() {
     }
 }
 
+/// Scores that grow from block to block, so that what was summed is often brought down, by much or by little.
+#[test]
+fn attention_over_growing_scores() {
+    let sizes = [("batch", 1), ("heads", 2), ("kv_heads", 1), ("head_dim", 64), ("causal", 0)];
+    let problem =
+        problem(&FmhaContract, DType::F16, &[&sizes[..], &[("seq_q", 130), ("seq_k", 520)]].concat());
+    let given = random_inputs(&FmhaContract, &problem, 11);
+    for (scale, growth) in [(1.0, 8.0), (4.0, 2.0), (30.0, 1.0)] {
+        let mut inputs = given.clone();
+        let scaled = |tensor: &DynTensor, by: &dyn Fn(usize) -> f64| {
+            let values = tensor.to_f64().into_iter().enumerate();
+            let values: Vec<_> = values.map(|(i, value)| value * by(i / 64 % tensor.shape[2])).collect();
+            DynTensor::from_f64(tensor.dtype, &tensor.shape, &values)
+        };
+        inputs[0] = scaled(&given[0], &|_| scale);
+        inputs[1] = scaled(&given[1], &|key| 1.0 + growth * key as f64 / 520.0);
+        for (tile_m, warps) in [(64, 4), (128, 8)] {
+            let tiles = [("TILE_M", tile_m), ("TILE_N", 64), ("num_warps", warps)];
+            let config = config(&FmhaContract, &problem, &tiles);
+            agree_on(Target::all(), &FmhaContract, &problem, &config, &inputs);
+            agree_on_devices([&Device::cpu()], &FmhaContract, &problem, &config, &inputs);
+        }
+    }
+}
+
 /// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
 #[test]
 fn nvfp4_products_computed_ahead() {

@@ -12,6 +12,7 @@ mod overlap_products;
 mod persist;
 mod pipeline_loads;
 mod rewrite;
+mod skip_ones;
 mod split_masks;
 mod start_ahead;
 mod take_turns;
@@ -58,13 +59,15 @@ pub enum Pass {
     BulkStores,
     /// What threads write to shared memory is made visible to `wgmma`.
     FenceOperands,
+    /// Accumulators are multiplied only where a factor is not 1.
+    SkipOnes,
     /// Every buffer gets its offset.
     AllocateShared,
 }
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 13] = [
+    pub const ALL: [Pass; 14] = [
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
@@ -77,6 +80,7 @@ impl Pass {
         Pass::MulticastCopies,
         Pass::BulkStores,
         Pass::FenceOperands,
+        Pass::SkipOnes,
         Pass::AllocateShared,
     ];
 
@@ -95,6 +99,7 @@ impl Pass {
             Pass::MulticastCopies => "multicast-copies",
             Pass::BulkStores => "bulk-stores",
             Pass::FenceOperands => "fence-operands",
+            Pass::SkipOnes => "skip-ones",
             Pass::AllocateShared => "allocate-shared",
         }
     }
@@ -107,6 +112,7 @@ impl Pass {
             Pass::StartAhead => "no loop holds two products of wgmma",
             Pass::OverlapProducts => "no loop holds a product of wgmma",
             Pass::FenceOperands => "no wgmma reads what threads write",
+            Pass::SkipOnes => "no accumulator is multiplied by a factor a row",
             _ => "nothing for it to do",
         }
     }
@@ -129,6 +135,7 @@ impl Pass {
             Pass::MulticastCopies => multicast_copies::run(module, cx),
             Pass::BulkStores => bulk_stores::run(module, cx),
             Pass::FenceOperands => fence_operands::run(module, cx),
+            Pass::SkipOnes => Ok(skip_ones::run(module, cx)),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }
     }
