@@ -40,6 +40,11 @@ pub(super) fn part_of(tile_shape: &[usize], ctas: usize) -> Option<Vec<usize>> {
     tile_shape[dim].is_multiple_of(ctas).then_some(part)
 }
 
+/// The parts that the rows of a tile are cut into when its boxes have fewer of them.
+pub(crate) fn parts_of(tile_shape: &[usize], box_shape: &[usize]) -> usize {
+    cut_dim(tile_shape).map_or(1, |dim| tile_shape[dim] / box_shape[dim].max(1)).max(1)
+}
+
 /// Whether scalars are the same in all CTAs of a cluster: nothing that they are computed by depends on the program's
 /// place along x but for the cluster that it is in, and the tensors that single elements are read from are not
 /// `written`.

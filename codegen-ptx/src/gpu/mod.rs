@@ -12,6 +12,6 @@ pub mod passes;
 pub mod protocol;
 pub mod resources;
 pub mod rounding;
-mod staging;
+pub(crate) mod staging;
 pub(crate) mod turns;
 pub mod verify;

@@ -59,6 +59,7 @@ pub enum GpuOp<'c> {
         pending: usize,
     },
     Barrier,
+    GroupBarrier,
     LocalLoad {
         smem: Val<'c>,
         slot: Val<'c>,
@@ -237,6 +238,7 @@ impl<'c> GpuOp<'c> {
             "commit" => GpuOp::Commit,
             "wait" => GpuOp::Wait { pending: size("pending")? },
             "barrier" => GpuOp::Barrier,
+            "group_barrier" => GpuOp::GroupBarrier,
             "local_load" => {
                 GpuOp::LocalLoad { smem: at(0)?, slot: at(1)?, transposed: bool_attr(op, "transposed")? }
             }
@@ -396,6 +398,11 @@ pub trait GpuBuilder<'c> {
     /// `tgpu.barrier`.
     fn barrier(&self) -> Op<'c> {
         self.builder().op("tgpu.barrier", &[], &[], &[])
+    }
+
+    /// `tgpu.group_barrier`.
+    fn group_barrier(&self) -> Op<'c> {
+        self.builder().op("tgpu.group_barrier", &[], &[], &[])
     }
 
     /// `tgpu.local_load`.

@@ -63,6 +63,10 @@ irdl.dialect @tgpu {
   // All threads of the CTA meet; what each wrote to shared memory is seen by all.
   irdl.operation @barrier {}
 
+  // The threads of each warpgroup meet, those of one apart from those of another; what each wrote to shared memory is
+  // seen by all of its warpgroup.
+  irdl.operation @group_barrier {}
+
   // A slot's tile, or its transpose, into registers.
   irdl.operation @local_load {
     %smem = irdl.base @tgpu::@smem
@@ -196,7 +200,8 @@ irdl.dialect @tgpu {
   irdl.operation @close_turns {}
 
   // Starts copying a slot to a block of a view, in boxes of `box_shape` by the kernel's tensor map number `map`; what
-  // leaves the view is dropped. One thread makes all bulk stores of a CTA, each a group of its own.
+  // leaves the view is dropped. One thread makes all bulk stores of a CTA, each a group of its own. Where the boxes have
+  // fewer rows than the tile, each warpgroup stores its part of the rows, and one thread of it makes all of these.
   irdl.operation @bulk_store {
     %view = irdl.any
     %index = irdl.is index

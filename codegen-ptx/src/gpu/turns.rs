@@ -26,8 +26,12 @@ pub(super) fn runs_on(op: Op) -> bool {
             | GpuOp::Iota
             | GpuOp::Broadcast { .. }
             | GpuOp::Reshape { .. }
-            | GpuOp::Transpose { .. },
+            | GpuOp::Transpose { .. }
+            | GpuOp::AllOnes { .. },
         ) => true,
+        _ if name_of(op) == "scf.if" => {
+            nested_ops(op).into_iter().all(|inner| name_of(inner) == "scf.yield" || runs_on(inner))
+        }
         _ => op.region_count() == 0 && computes(name_of(op)),
     }
 }

@@ -1,6 +1,6 @@
 //! Checks the rules of the gpu level that the dialect's definition cannot state.
 
-use super::cluster::{ctas_of, part_of};
+use super::cluster::{ctas_of, part_of, parts_of};
 use super::dialect::{Smem, layout_of};
 use super::ops::{GpuOp, MmaOperand};
 use super::protocol::{self, ProtocolError};
@@ -202,6 +202,9 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                 let rows = tile_shape.iter().product::<usize>() / cols;
                 let part = match gpu_op {
                     GpuOp::TmaCopy { cluster: true, .. } => part_of(tile_shape, num_ctas),
+                    GpuOp::BulkStore { .. } if parts_of(tile_shape, box_shape) > 1 => {
+                        part_of(tile_shape, parts_of(tile_shape, box_shape))
+                    }
                     _ => Some(tile_shape.clone()),
                 };
                 let part = part.ok_or(Rule::Types("block and cluster"))?;

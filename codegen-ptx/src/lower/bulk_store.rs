@@ -1,14 +1,16 @@
-//! Bulk stores: one thread copies a block from shared memory to a tensor.
+//! Bulk stores: one thread copies a block from shared memory to a tensor, or one of each warpgroup its part.
 
 use super::Lowering;
 use super::emitter::Cmp;
 use super::internal;
 use crate::error::LowerError;
+use crate::gpu::cluster::parts_of;
+use crate::layout::wgmma;
 use tile_ir::types::{Op, Val};
 
 impl<'c> Lowering<'c> {
-    /// The boxes of a block, as one group of the first warp's elected thread, which is the same at every store: only
-    /// the thread that starts a group can wait for it.
+    /// The boxes of a block, as one group of the elected thread of the first warp, or of each warpgroup's first one. It
+    /// is the same at every store: only the thread that starts a group can wait for it.
     pub(super) fn lower_bulk_store(
         &mut self,
         op: Op<'c>,
@@ -19,7 +21,11 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let shared = self.shared(op, smem)?;
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
-        let (warp, zero) = (self.e.uniform_warp(), self.e.i32(0));
+        let part = (parts_of(tile_shape, box_shape) > 1).then(|| self.warpgroup());
+        let (mut warp, zero) = (self.e.uniform_warp(), self.e.i32(0));
+        if part.is_some() {
+            warp = self.e.and_const(warp, wgmma::WARPS as i64 - 1);
+        }
         let is_first = self.e.icmp(Cmp::Eq, warp, zero);
         let (first, run) = (self.e.add_block(&[]), self.e.add_block(&[]));
         let done = self.e.add_block(&[]);
@@ -30,7 +36,7 @@ impl<'c> Lowering<'c> {
         self.e.switch_to(run);
         let base = self.slot_base(op, &shared, slot)?;
         let rank = tile_shape.len();
-        for (source, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape), None)? {
+        for (source, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape), part)? {
             let list: Vec<String> = (0..rank).map(|i| format!("${}", 2 + i)).collect();
             let text = format!(
                 "cp.async.bulk.tensor.{rank}d.global.shared::cta.tile.bulk_group [$1, {{{}}}], [$0];",

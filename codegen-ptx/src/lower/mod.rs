@@ -424,6 +424,10 @@ impl<'c> Lowering<'c> {
                 self.e.asm(&format!("cp.async.wait_group {pending};"), "~{memory}", &[], &[]);
                 Ok(())
             }
+            GpuOp::GroupBarrier => {
+                self.lower_group_barrier();
+                Ok(())
+            }
             GpuOp::Barrier => {
                 self.barrier();
                 Ok(())

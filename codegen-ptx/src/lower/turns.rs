@@ -1,4 +1,4 @@
-//! Turns of two warpgroups, by a named barrier for each.
+//! Turns of two warpgroups, and meetings of the threads of one, by a named barrier for each.
 //!
 //! Whose turn it is, is who may pass its barrier: it waits there (`bar.sync`) until the other one has arrived
 //! (`bar.arrive`), each with all its threads.
@@ -11,14 +11,24 @@ use tile_ir::types::Val;
 /// The first warpgroup's barrier, the other one's follows; those before are the CTA's and that of the warps that
 /// compute.
 const FIRST_BARRIER: usize = 2;
-/// Threads that meet at a barrier, those that wait and those that arrive.
+/// The barrier at which the threads of the first warpgroup meet alone; those of the others follow.
+const FIRST_GROUP_BARRIER: usize = FIRST_BARRIER + WARPGROUPS;
+/// Threads that meet at a barrier of turns, those that wait and those that arrive.
 const THREADS: usize = WARPGROUPS * wgmma::WARPS * 32;
 
 impl<'c> Lowering<'c> {
     /// The number of this thread's warpgroup.
-    fn warpgroup(&mut self) -> Val<'c> {
+    pub(super) fn warpgroup(&mut self) -> Val<'c> {
         let warp = self.e.uniform_warp();
         self.e.shift(warp, -(wgmma::WARPS.trailing_zeros() as i32))
+    }
+
+    /// The threads of this warpgroup meet.
+    pub(super) fn lower_group_barrier(&mut self) {
+        let (group, first) = (self.warpgroup(), self.e.i32(FIRST_GROUP_BARRIER as i64));
+        let barrier = self.e.add(first, group);
+        let threads = wgmma::WARPS * 32;
+        self.e.asm(&format!("bar.sync $0, {threads};"), "r,~{memory}", &[barrier], &[]);
     }
 
     /// The turn is the first warpgroup's: the other one gives it.

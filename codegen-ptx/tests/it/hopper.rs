@@ -8,7 +8,9 @@ use codegen_ptx::gpu::passes::PassContext;
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use melior::ir::operation::OperationLike;
-use tile_ir::types::{Op, blocks_of, name_of, nested_ops, operands_of, ops_of, shape_of, type_of};
+use tile_ir::types::{
+    Op, blocks_of, defining_op, name_of, nested_ops, operands_of, ops_of, shape_of, type_of,
+};
 use tile_ir::{Module, TileContext};
 use tile_lang::DType;
 
@@ -193,7 +195,11 @@ fn masks_are_branches_that_only_compute() {
     let source = parse(&context, FMHA);
     let branches = |module: &Module| {
         let in_loop = |op: &Op| op.parent_operation().is_some_and(|p| name_of(p) == "scf.for");
-        let branches = nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.if");
+        // A vote's branch is one for a factor of 1.
+        let is_vote = |by: Op| matches!(GpuOp::of(by), Some(GpuOp::AllOnes { .. }));
+        let branches = nested_ops(module.function())
+            .into_iter()
+            .filter(|op| name_of(*op) == "scf.if" && !defining_op(operands_of(*op)[0]).is_some_and(is_vote));
         branches.filter(in_loop).count()
     };
     let (module, remarks) = lower(&source, |_| {});

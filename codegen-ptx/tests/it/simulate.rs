@@ -153,6 +153,10 @@ impl Trace {
                     self.hand(&yielded, &results_of(op));
                 }
             }
+            // What tiles hold is not known; the branches that it decides do nothing but compute.
+            "tgpu.all_ones" => {
+                self.scalars.insert(key(results_of(op)[0]), 0);
+            }
             name if name.starts_with("tgpu.") => self.gpu(GpuOp::of(op).expect("well-formed")),
             _ => {
                 if let Some(value) = self.compute(op) {

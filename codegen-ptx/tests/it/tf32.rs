@@ -62,8 +62,8 @@ fn operands_that_maps_round_go_to_wgmma() {
         "{remarks:#?}"
     );
     assert!(remarks.iter().any(|r| r.contains("a product runs while")), "{remarks:#?}");
-    // What is stored is not rounded.
-    let expected = [(0, vec![128, 32], true), (1, vec![128, 32], true), (2, vec![128, 32], false)];
+    // What is stored is not rounded; each warpgroup stores its rows.
+    let expected = [(0, vec![128, 32], true), (1, vec![128, 32], true), (2, vec![64, 32], false)];
     assert_eq!(maps(&module), expected);
 }
 

@@ -2,18 +2,20 @@
 //!
 //! Input: a gpu-level module. Output: the same, where a block that would change its layout through shared memory only
 //! to be stored in wide rows is written once to a staging buffer, from which one thread starts bulk copies to the
-//! tensor: write, fence, barrier, bulk store. Invariant: nothing writes the buffer until the store before has read it.
+//! tensor: write, fence, barrier, bulk store. Where each warpgroup holds rows of its own, it stores them on its own, so
+//! that one may go on while another still computes. Invariant: nothing writes the buffer until the store before has read it.
 //! In a loop, the threads wait for that and meet in front of the write; at the kernel's end they wait for the last.
 //!
 //! The bulk copies are not ordered with the threads' own accesses to the tensor, nor with one another. So the tensor
 //! must have no other use, and in a loop a store waits until the one before is complete.
 
-use super::tensor_maps::map_of;
+use super::tensor_maps::{map_of, part_box};
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::facts::never_negative;
 use crate::gpu::launch::{LaunchNeeds, TensorMap};
 use crate::gpu::ops::{GpuBuilder, GpuOp};
+use crate::gpu::staging::parts_of_warpgroups;
 use crate::layout::{Conversion, conversion};
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
@@ -36,6 +38,8 @@ struct Staged<'c> {
     tile_shape: Vec<usize>,
     smem: Smem,
     map: TensorMap,
+    /// Warpgroups that store a part each; 1 where all store together.
+    parts: usize,
 }
 
 /// Runs the pass.
@@ -54,7 +58,8 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         };
         match planned {
             Ok(staged) => {
-                let message = format!("a block is stored by bulk copies of {:?}", staged.map.box_shape);
+                let by = if staged.parts > 1 { " by each warpgroup" } else { "" };
+                let message = format!("a block is stored by bulk copies of {:?}{by}", staged.map.box_shape);
                 cx.remark(PASS, place, message);
                 chosen = Some(staged);
             }
@@ -88,9 +93,15 @@ fn plan<'c>(
     let dtype = dtype_of(type_of(tile)).ok_or("it is no tile")?;
     let cols = tile_shape.last().copied().unwrap_or(1);
     let smem = Smem::panels(tile_shape.iter().product::<usize>() / cols, cols, dtype, 1);
-    let map = map_of(module, cx, view, (&smem, &tile_shape, false), "it goes to a part of a tensor")?;
+    let mut map = map_of(module, cx, view, (&smem, &tile_shape, false), "it goes to a part of a tensor")?;
     let source = before_conversion(tile).ok_or("it needs no way through shared memory")?;
-    Ok(Staged { store, view, index, tile: source, tile_shape, smem, map })
+    let matrix = layout_of(type_of(source)).map(|layout| layout.reshape(&[smem.layout.rows, cols]));
+    let mut parts = matrix.as_ref().map_or(1, parts_of_warpgroups);
+    match part_box(&smem, &tile_shape, &map.box_shape, parts) {
+        Ok(part) => map.box_shape = part,
+        Err(_) => parts = 1,
+    }
+    Ok(Staged { store, view, index, tile: source, tile_shape, smem, map, parts })
 }
 
 /// A tile before a change of layout through shared memory; none where there is no such change.
@@ -108,7 +119,7 @@ fn before_conversion(tile: Val) -> Option<Val> {
 
 /// Puts the staging buffer and the bulk store in the store's place, and the waits where they belong.
 fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
-    let Staged { store, view, index, tile, tile_shape, smem, map } = staged;
+    let Staged { store, view, index, tile, tile_shape, smem, map, parts } = staged;
     let context = module.context();
     let number = LaunchNeeds::of(module).tensor_maps.len();
     let mut inside_loop = false;
@@ -128,14 +139,15 @@ fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
         Some(shape) if shape == matrix => tile,
         _ => b.reshape_tile(tile, &matrix),
     };
+    let meet = |b: &Builder<'c>| if parts > 1 { b.group_barrier() } else { b.barrier() };
     if inside_loop {
         b.bulk_wait(buffer, false);
-        b.barrier();
+        meet(&b);
     }
     let slot = b.int_const(DType::I32, 0);
     b.local_store(matrix, buffer, slot);
     b.fence_async();
-    b.barrier();
+    meet(&b);
     b.bulk_store((view, &index), (buffer, slot), (&tile_shape, &map.box_shape), number);
     let end = ops_of(module.entry()).last().expect("a function has a terminator");
     Builder::before(context, end).bulk_wait(buffer, true);

@@ -11,10 +11,10 @@
 //! A kernel none of whose copies is shared is left as it is: it needs no cluster, unless clusters walk over programs.
 
 use super::copies::written_views;
-use super::tensor_maps::swizzle_repeats;
+use super::tensor_maps::part_box;
 use super::warp_specialize::next;
 use super::{Pass, PassContext, PassError};
-use crate::gpu::cluster::{NUM_CTAS, are_same, copying_branch, loops_are_same, part_of};
+use crate::gpu::cluster::{NUM_CTAS, are_same, copying_branch, loops_are_same};
 use crate::gpu::dialect::Smem;
 use crate::gpu::facts::argument_of;
 use crate::gpu::launch::TensorMap;
@@ -116,24 +116,6 @@ fn plan<'c>(module: &Module<'c>, branch: Op<'c>, expect: Op<'c>, cx: &mut PassCo
         shared.extend(part.ok().map(|part| (op, part)));
     }
     if shared.is_empty() { None } else { behind.map(|turn| Ring { empty, turn, is_in_loop, shared }) }
-}
-
-/// The box of a part of a block, or why it has none.
-fn part_box(
-    smem: &Smem,
-    tile_shape: &[usize],
-    box_shape: &[usize],
-    ctas: usize,
-) -> Result<Vec<usize>, &'static str> {
-    let few = "a part has fewer rows than a swizzle takes to repeat";
-    if !(smem.layout.panel_bytes() / ctas).is_multiple_of(swizzle_repeats(smem)) {
-        return Err(few);
-    }
-    let mut part = part_of(tile_shape, ctas).ok_or(few)?;
-    if let Some((last, width)) = part.last_mut().zip(box_shape.last()) {
-        *last = *width;
-    }
-    Ok(part)
 }
 
 /// The value of what a loop carries behind it and the loops around it, in `block`.

@@ -1,6 +1,7 @@
 //! Which tensors have maps for bulk copies and bulk stores of a tile, and in what boxes these go.
 
 use super::PassContext;
+use crate::gpu::cluster::part_of;
 use crate::gpu::dialect::Smem;
 use crate::gpu::facts::TensorFacts;
 use crate::gpu::launch::TensorMap;
@@ -36,6 +37,24 @@ pub(super) fn map_of<'c>(
 /// Bytes after which the swizzle of a tile in shared memory repeats; boxes start at multiples of it.
 pub(super) fn swizzle_repeats(smem: &Smem) -> usize {
     SWIZZLE_ROWS * smem.layout.span_bytes.max(ALIGN_BYTES)
+}
+
+/// The box of one of as many parts of a block, or why it has none.
+pub(super) fn part_box(
+    smem: &Smem,
+    tile_shape: &[usize],
+    box_shape: &[usize],
+    parts: usize,
+) -> Result<Vec<usize>, &'static str> {
+    let few = "a part has fewer rows than a swizzle takes to repeat";
+    if !(smem.layout.panel_bytes() / parts).is_multiple_of(swizzle_repeats(smem)) {
+        return Err(few);
+    }
+    let mut part = part_of(tile_shape, parts).ok_or(few)?;
+    if let Some((last, width)) = part.last_mut().zip(box_shape.last()) {
+        *last = *width;
+    }
+    Ok(part)
 }
 
 /// The boxes of a tile that lies in shared memory, one a panel; or why the tensor has no map for it.
