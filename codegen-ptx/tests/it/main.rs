@@ -10,6 +10,7 @@ mod passes;
 mod persist;
 mod problems;
 mod simulate;
+mod sums;
 mod support;
 mod tf32;
 mod verify;
