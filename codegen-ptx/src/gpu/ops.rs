@@ -185,6 +185,11 @@ pub enum GpuOp<'c> {
         kind: ReduceKind,
         scratch_offset: Option<usize>,
     },
+    ReduceRegisters {
+        tile: Val<'c>,
+        axis: usize,
+        kind: ReduceKind,
+    },
     Splat {
         scalar: Val<'c>,
     },
@@ -328,12 +333,15 @@ impl<'c> GpuOp<'c> {
             }
             "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
             "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster },
-            "reduce" => {
+            "reduce" | "reduce_registers" => {
                 let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
                     .into_iter()
                     .find(|k| str_attr(op, "kind").as_deref() == Some(reduce_name(*k)))?;
-                let scratch_offset = size("scratch_offset");
-                GpuOp::Reduce { tile: at(0)?, axis: size("axis")?, kind, scratch_offset }
+                let (tile, axis) = (at(0)?, size("axis")?);
+                match name {
+                    "reduce" => GpuOp::Reduce { tile, axis, kind, scratch_offset: size("scratch_offset") },
+                    _ => GpuOp::ReduceRegisters { tile, axis, kind },
+                }
             }
             "splat" => GpuOp::Splat { scalar: at(0)? },
             "iota" => GpuOp::Iota,
@@ -634,6 +642,16 @@ pub trait GpuBuilder<'c> {
         let name = StringAttribute::new(b.context(), reduce_name(kind)).into();
         let attributes = [("axis", b.int(axis as i64)), ("kind", name)];
         b.value("tgpu.reduce", &[tile], self.distributed(dtype(tile), &layout), &attributes)
+    }
+
+    /// `tgpu.reduce_registers`, along an axis that no warps share.
+    fn reduce_registers(&self, tile: Val<'c>, axis: usize, kind: ReduceKind) -> Val<'c> {
+        let b = self.builder();
+        let layout = layout_of(type_of(tile)).expect("a tile with a layout");
+        let layout = layout.slice_within_threads(axis).expect("an axis that no warps share");
+        let name = StringAttribute::new(b.context(), reduce_name(kind)).into();
+        let attributes = [("axis", b.int(axis as i64)), ("kind", name)];
+        b.value("tgpu.reduce_registers", &[tile], self.distributed(dtype(tile), &layout), &attributes)
     }
 
     /// `tgpu.splat`.

@@ -319,6 +319,21 @@ irdl.dialect @tgpu {
     irdl.results(result: %to)
   }
 
+  // As reduce, but each thread reduces the elements that it holds itself: along the axis, the result has one element
+  // for each lane that shares the rest. No warps share it.
+  irdl.operation @reduce_registers {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    %axis = irdl.base "#builtin.integer"
+    %sum = irdl.is "sum"
+    %max = irdl.is "max"
+    %min = irdl.is "min"
+    %kind = irdl.any_of(%sum, %max, %min)
+    irdl.operands(tile: %from)
+    irdl.attributes {"axis" = %axis, "kind" = %kind}
+    irdl.results(result: %to)
+  }
+
   // Every element is the scalar.
   irdl.operation @splat {
     %any = irdl.any

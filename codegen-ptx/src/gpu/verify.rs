@@ -336,6 +336,10 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
         }
         GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
         GpuOp::AllOnes { tile } => types(dtype(tile) == Some(DType::F32), "f32"),
+        GpuOp::ReduceRegisters { tile, axis, .. } => {
+            let expected = layout(tile).slice_within_threads(axis);
+            expect("the result", &layout(result), &expected.ok_or(Rule::Types("axis and layout"))?)
+        }
         GpuOp::Broadcast { tile } => match layout(result).registers_from(&layout(tile)) {
             Some(_) => Ok(()),
             None => Err(Rule::Mismatch {

@@ -162,6 +162,14 @@ mod tests {
         assert_eq!(reduce_scratch_bytes(&mma::acc(64, 64, [2, 2]), 1), 64 * 4 * 2);
     }
 
+    #[test]
+    fn rows_of_accumulators_are_reduced_within_threads_where_no_warps_share_them() {
+        let within = mma::acc(64, 64, [4, 1]).slice_within_threads(1).expect("four lanes share a row");
+        assert_eq!(within.shape, [64, 4]);
+        assert_eq!(within.lane, [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]);
+        assert_eq!(mma::acc(64, 64, [2, 2]).slice_within_threads(1), None);
+    }
+
     fn layout(kind: usize, m: usize, n: usize, warps: [usize; 2]) -> LinearLayout {
         match kind {
             0 => mma::acc(m, n, warps),
@@ -211,6 +219,32 @@ mod tests {
                 let mut expected = l.apply(r as u32, 13, 0);
                 expected[axis] = 0;
                 prop_assert_eq!(slice.apply(s, 13, 0), expected);
+            }
+        }
+
+        #[test]
+        fn lanes_that_share_rows_hold_elements_of_their_own(
+            m in 0u32..7, n in 0u32..7, wm in 0u32..2, kind in 0usize..6, axis in 0usize..2,
+        ) {
+            let l = layout(kind, 1 << m, 1 << n, [1 << wm, 1]);
+            let slice = l.slice(axis);
+            if let Some(within) = l.slice_within_threads(axis) {
+                prop_assert!(within.is_surjective());
+                prop_assert_eq!(&within.slice(axis), &slice);
+                let in_place: Vec<u32> = (0..slice.num_registers() as u32).collect();
+                prop_assert_eq!(within.registers_from(&slice), Some(in_place));
+                let mut sharer = std::collections::HashMap::new();
+                for (r, lane, w) in (0..l.num_registers() as u32)
+                    .flat_map(|r| (0..32).map(move |x| (r, x)))
+                    .flat_map(|(r, x)| (0..l.num_warps() as u32).map(move |w| (r, x, w)))
+                {
+                    let own = within.apply(0, lane, w)[axis];
+                    prop_assert_eq!(*sharer.entry(l.apply(r, lane, w)).or_insert(own), own);
+                }
+            } else {
+                let crosses = l.warp.iter().any(|basis| basis[axis] != 0);
+                let mixes = l.lane.iter().any(|basis| basis.iter().all(|&c| c != 0));
+                prop_assert!(crosses || mixes || l.free_variable_masks().lane != 0);
             }
         }
 

@@ -503,6 +503,7 @@ impl<'c> Lowering<'c> {
             GpuOp::Reduce { tile, axis, kind, scratch_offset } => {
                 self.lower_reduce(op, tile, axis, kind, scratch_offset)
             }
+            GpuOp::ReduceRegisters { tile, axis, kind } => self.lower_reduce_registers(op, tile, axis, kind),
             GpuOp::Splat { scalar } => self.lower_splat(op, scalar),
             GpuOp::Iota => self.lower_iota(op),
             GpuOp::AllOnes { tile } => self.lower_all_ones(op, tile),

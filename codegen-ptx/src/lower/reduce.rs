@@ -24,10 +24,50 @@ impl<'c> Lowering<'c> {
         let tile = self.tile(op, tile)?;
         let (slice, dtype) = self.result_tile(op)?;
         let layout = &tile.layout;
+        let mut partial = self.reduce_own(op, &tile, &slice, (kind, dtype))?;
+        for (bit, basis) in layout.lane.iter().enumerate() {
+            if basis[axis] != 0 {
+                for value in &mut partial {
+                    let other = self.exchange(*value, dtype, 1 << bit);
+                    *value = combine(&mut self.e, kind, dtype, *value, other);
+                }
+            }
+        }
+        if layout.warp.iter().any(|b| b[axis] != 0) {
+            self.reduce_between_warps(op, layout, &slice, axis, (kind, dtype), scratch_offset, &mut partial)?;
+        }
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &slice, partial)));
+        Ok(())
+    }
+
+    pub(super) fn lower_reduce_registers(
+        &mut self,
+        op: Op<'c>,
+        tile: Val<'c>,
+        axis: usize,
+        kind: ReduceKind,
+    ) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let (layout, dtype) = self.result_tile(op)?;
+        // The result's registers are those of the slice, which all lanes that share a row have alike.
+        let partial = self.reduce_own(op, &tile, &tile.layout.slice(axis), (kind, dtype))?;
+        self.set_result(op, Lowered::Tile(Tile::new(dtype, &layout, partial)));
+        Ok(())
+    }
+
+    /// What the elements that a thread holds reduce to, for each of its registers in the slice of the tile's layout.
+    fn reduce_own(
+        &mut self,
+        op: Op<'c>,
+        tile: &Tile<'c>,
+        slice: &LinearLayout,
+        (kind, dtype): (ReduceKind, DType),
+    ) -> Result<Vec<Val<'c>>, LowerError> {
+        let layout = &tile.layout;
         let rows = slice.num_registers();
         // For each register of the tile, the register of the result that it adds to.
         let row_of = layout
-            .registers_from(&slice)
+            .registers_from(slice)
             .ok_or_else(|| internal(op, "the result is not in the slice of the operand's layout"))?;
         let elements = tile.elements(&mut self.e);
         let replicas = layout.free_variable_masks().register;
@@ -51,19 +91,7 @@ impl<'c> Lowering<'c> {
                 level.first().copied().ok_or_else(|| internal(op, "a row of the result has no elements"))?,
             );
         }
-        for (bit, basis) in layout.lane.iter().enumerate() {
-            if basis[axis] != 0 {
-                for value in &mut partial {
-                    let other = self.exchange(*value, dtype, 1 << bit);
-                    *value = combine(&mut self.e, kind, dtype, *value, other);
-                }
-            }
-        }
-        if layout.warp.iter().any(|b| b[axis] != 0) {
-            self.reduce_between_warps(op, layout, &slice, axis, (kind, dtype), scratch_offset, &mut partial)?;
-        }
-        self.set_result(op, Lowered::Tile(Tile::new(dtype, &slice, partial)));
-        Ok(())
+        Ok(partial)
     }
 
     /// The value that the lane at XOR distance `distance` holds.

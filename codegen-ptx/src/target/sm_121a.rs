@@ -13,6 +13,7 @@ pub(super) static TARGET: Target = Target {
         Pass::SplitMasks,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::AllocateShared,
     ],

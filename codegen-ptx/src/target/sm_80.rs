@@ -14,6 +14,7 @@ pub(super) static TARGET: Target = Target {
         Pass::DecomposeScaled,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::AllocateShared,
     ],

@@ -11,6 +11,7 @@ mod persist;
 mod problems;
 mod simulate;
 mod skip_ones;
+mod sums;
 mod support;
 mod tf32;
 mod verify;

@@ -10,6 +10,7 @@ const GOOD: &str = r##"
 #lhs = #tgpu.layout<"register 0,1 8,0 0,8 lane 0,2 0,4 1,0 2,0 4,0 warp">
 #row = #tgpu.layout<"register 8,0 lane 0,0 0,0 1,0 2,0 4,0 warp">
 !smem = !tgpu.smem<8 : i64, 16 : i64, bf16, 32 : i64, 32 : i64, 2 : i64>
+#own = #tgpu.layout<"register 8,0 lane 0,1 0,2 1,0 2,0 4,0 warp">
 func.func @kernel(%v: !tile.view<2 : i64, bf16>, %w: !tile.view<2 : i64, f32>) attributes {tgpu.num_warps = 1 : i64} {
   %c0 = arith.constant 0 : index
   %slot = arith.constant 0 : i32
@@ -25,6 +26,7 @@ func.func @kernel(%v: !tile.view<2 : i64, bf16>, %w: !tile.view<2 : i64, f32>) a
   %max = "tgpu.reduce"(%r) {axis = 1 : i64, kind = "max"} : (tensor<16x8xf32, #acc>) -> tensor<16x1xf32, #row>
   %all = "tgpu.broadcast"(%max) : (tensor<16x1xf32, #row>) -> tensor<16x8xf32, #acc>
   %low = arith.subf %r, %all : tensor<16x8xf32, #acc>
+  %own = "tgpu.reduce_registers"(%r) {axis = 1 : i64, kind = "sum"} : (tensor<16x8xf32, #acc>) -> tensor<16x4xf32, #own>
   "tgpu.global_store"(%w, %c0, %c0, %low) {vec_bytes = 8 : i64}
      : (!tile.view<2 : i64, f32>, index, index, tensor<16x8xf32, #acc>) -> () loc("kernel.rs":7:3)
   return
@@ -68,7 +70,7 @@ fn layouts_must_cover_their_tile_with_all_warps() {
     assert!(broken(&partial).iter().all(|(_, rule)| matches!(rule, Rule::Layout(_))));
     assert_eq!(broken(&partial).len(), 2, "the reduction and the broadcast");
     let warps = broken(&[("tgpu.num_warps = 1", "tgpu.num_warps = 2")]);
-    assert_eq!(warps.len(), 7, "every operation on tiles: {warps:?}");
+    assert_eq!(warps.len(), 8, "every operation on tiles: {warps:?}");
 }
 
 #[test]
@@ -77,6 +79,13 @@ fn a_reduction_has_the_slice_of_its_operand() {
     let reduce = found.iter().find(|(op, _)| op == "tgpu.reduce").map(|(_, rule)| rule);
     assert!(matches!(reduce, Some(Rule::Mismatch { value: "the result", .. })), "{found:?}");
     assert!(found.iter().any(|(op, _)| op == "tgpu.broadcast"), "{found:?}");
+}
+
+#[test]
+fn a_reduction_within_threads_has_an_element_for_each_lane() {
+    let found = broken(&[("lane 0,1 0,2 1,0 2,0 4,0 warp", "lane 0,2 0,1 1,0 2,0 4,0 warp")]);
+    let [(op, Rule::Mismatch { value: "the result", .. })] = &found[..] else { panic!("{found:?}") };
+    assert_eq!(op, "tgpu.reduce_registers");
 }
 
 #[test]

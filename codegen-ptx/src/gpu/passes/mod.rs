@@ -6,6 +6,7 @@ mod bulk_stores;
 mod compute_ahead;
 mod copies;
 mod decompose_scaled;
+mod defer_sums;
 mod fence_operands;
 mod multicast_copies;
 mod overlap_products;
@@ -43,6 +44,8 @@ pub enum Pass {
     Persist,
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
+    /// Sums that lanes share are added up behind loops.
+    DeferSums,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
     WarpSpecialize,
     /// A loop's first product is started an iteration ahead.
@@ -72,6 +75,7 @@ impl Pass {
         Pass::DecomposeScaled,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::DeferSums,
         Pass::WarpSpecialize,
         Pass::StartAhead,
         Pass::OverlapProducts,
@@ -91,6 +95,7 @@ impl Pass {
             Pass::DecomposeScaled => "decompose-scaled",
             Pass::Persist => "persist",
             Pass::AssignLayouts => "assign-layouts",
+            Pass::DeferSums => "defer-sums",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
             Pass::StartAhead => "start-ahead",
@@ -108,6 +113,7 @@ impl Pass {
     fn idle(self) -> &'static str {
         match self {
             Pass::DecomposeScaled => "no product has scales",
+            Pass::DeferSums => "no loop adds up sums of rows",
             Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
             Pass::StartAhead => "no loop holds two products of wgmma",
             Pass::OverlapProducts => "no loop holds a product of wgmma",
@@ -127,6 +133,7 @@ impl Pass {
             Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
             Pass::Persist => Ok(persist::run(module, cx)),
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
+            Pass::DeferSums => Ok(defer_sums::run(module, cx)),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
             Pass::StartAhead => start_ahead::run(module, cx),

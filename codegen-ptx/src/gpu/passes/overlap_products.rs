@@ -8,7 +8,7 @@
 //! behind the loop.
 
 use super::compute_ahead;
-use super::rewrite::carry_more;
+use super::rewrite::{carry_more, set_operand};
 use super::{Pass, PassContext, PassError};
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
 use melior::ir::BlockLike;
@@ -144,14 +144,8 @@ fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>) {
     let wait = after.op("tgpu.wgmma_wait", &[result], &[type_of(result)], &[("pending", after.int(0))]);
     let done = results_of(wait)[0];
     replace_uses(result, done);
-    set_operand(wait, result);
+    set_operand(wait, 0, result);
     for barriers in barriers {
         after.mbarrier_arrive(barriers, last);
     }
-}
-
-/// Makes an operation's only operand a value.
-fn set_operand<'c>(op: Op<'c>, value: Val<'c>) {
-    // SAFETY: the operation is live and has an operand.
-    unsafe { mlir_sys::mlirOperationSetOperand(op.to_raw(), 0, melior::ir::ValueLike::to_raw(&value)) };
 }

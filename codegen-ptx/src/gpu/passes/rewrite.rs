@@ -2,7 +2,7 @@
 
 use melior::ir::attribute::Attribute;
 use melior::ir::operation::OperationLike;
-use melior::ir::{Block, Region, RegionLike, RegionRef, Type, ValueLike};
+use melior::ir::{Block, Region, RegionLike, RegionRef, Type, TypeLike, ValueLike};
 use std::collections::HashMap;
 use tile_ir::Builder;
 use tile_ir::types::{
@@ -109,4 +109,17 @@ pub(super) fn carry_more<'c>(
     }
     erase(old);
     new[results.len()..].to_vec()
+}
+
+/// Makes an operand of an operation another value.
+pub(super) fn set_operand<'c>(op: Op<'c>, number: usize, value: Val<'c>) {
+    debug_assert!(number < op.operand_count());
+    // SAFETY: operation and value are live, and the operation has the operand.
+    unsafe { mlir_sys::mlirOperationSetOperand(op.to_raw(), number as isize, value.to_raw()) };
+}
+
+/// Gives a value another type.
+pub(super) fn set_type<'c>(value: Val<'c>, ty: Type<'c>) {
+    // SAFETY: value and type are live and of one context.
+    unsafe { mlir_sys::mlirValueSetType(value.to_raw(), ty.to_raw()) };
 }
