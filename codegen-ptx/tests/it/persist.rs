@@ -143,6 +143,45 @@ proptest! {
     }
 }
 
+/// Writes down in which order the programs run.
+const ORDER: &str = r#"
+func.func @order(%count: !tile.view<1 : i64, i32>, %out: !tile.view<1 : i64, i32>) {
+  %x = "tile.program_id"() {axis = 0 : i64} : () -> index
+  %y = "tile.program_id"() {axis = 1 : i64} : () -> index
+  %z = "tile.program_id"() {axis = 2 : i64} : () -> index
+  %nx = "tile.num_programs"() {axis = 0 : i64} : () -> index
+  %ny = "tile.num_programs"() {axis = 1 : i64} : () -> index
+  %c0 = arith.constant 0 : index
+  %ones = arith.constant dense<1> : tensor<1xi32>
+  %plane = arith.muli %z, %ny : index
+  %row = arith.addi %plane, %y : index
+  %rows = arith.muli %row, %nx : index
+  %at = arith.addi %rows, %x : index
+  %number = "tile.load"(%count, %c0) : (!tile.view<1 : i64, i32>, index) -> tensor<1xi32>
+  "tile.store"(%out, %at, %number) : (!tile.view<1 : i64, i32>, index, tensor<1xi32>) -> ()
+  %next = arith.addi %number, %ones : tensor<1xi32>
+  "tile.store"(%count, %c0, %next) : (!tile.view<1 : i64, i32>, index, tensor<1xi32>) -> ()
+  return
+}
+"#;
+
+#[test]
+fn the_last_place_along_x_comes_last() {
+    let context = dialect::context(&[]);
+    let tensors = |programs| [1, programs].map(|count| HostTensor::zeros(DType::I32, &[count]));
+    let order = |grid: [usize; 3]| {
+        let walked = persist(&parse(&context, ORDER));
+        run(&walked, &tensors(grid.iter().product()), &[], grid, Some(1))
+    };
+    // Rows of x; for each z the last column comes behind the others.
+    let first = [[0, 1, 6], [2, 3, 7], [4, 5, 8]].concat();
+    let expected: Vec<f64> =
+        first.iter().chain(&first.iter().map(|n| n + 9).collect::<Vec<_>>()).map(|n| f64::from(*n)).collect();
+    assert_eq!(order([3, 3, 2]), expected);
+    assert_eq!(order([1, 3, 2]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
+    assert_eq!(order([4, 1, 1]), [0.0, 1.0, 2.0, 3.0]);
+}
+
 #[test]
 fn attention_whose_programs_differ_in_length_stays_the_same() {
     let context = dialect::context(&[]);

@@ -1,11 +1,14 @@
 //! Lets each CTA run several programs, one after the other.
 //!
 //! Input: the tile dialect, one program of the grid. Output: the same function with the three extents of the grid as
-//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. The programs, in the
-//! grid's linear order, in which x runs fastest and z slowest, are dealt out in rounds of as many as there are CTAs:
-//! forwards in even rounds, backwards in odd ones. Where work grows or falls along the grid, as in causal attention,
-//! each CTA so gets light and heavy programs in turn. Invariant: every program runs once, whatever the number of CTAs;
-//! `program_id` and `num_programs` are those of the grid.
+//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. The programs are dealt
+//! out in rounds of as many as there are CTAs: forwards in even rounds, backwards in odd ones. Where work grows or falls
+//! along the grid, as in causal attention, each CTA so gets light and heavy programs in turn. Invariant: every program
+//! runs once, whatever the number of CTAs; `program_id` and `num_programs` are those of the grid.
+//!
+//! The programs' order is the grid's, x fastest and z slowest, but for those at the last place along x: of each z they
+//! come after all others. Where blocks do not divide a tensor, those are the ragged ones, and may have less to do; they
+//! so fill the last rounds, in which not every CTA has a program anyway.
 //!
 //! With `num_ctas`, clusters walk: dealt out are groups of as many programs, neighbours along x, of each of which a CTA
 //! of the cluster runs one. The extents of grid and launch along x are to be multiples of it. So the CTAs of a cluster
@@ -60,7 +63,8 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let in_groups = |count: Val<'c>| size.map_or(count, |size| b.same("arith.divui", &[count, size]));
     // From here on those that walk, and what they are dealt: CTAs and programs, or clusters and groups.
     let x = in_groups(x);
-    let programs = b.same("arith.muli", &[b.same("arith.muli", &[x, y]), z]);
+    let slice = b.same("arith.muli", &[x, y]);
+    let programs = b.same("arith.muli", &[slice, z]);
     let (along_x, launched) = (b.program_id(0), b.num_programs(0));
     let own = size.map(|size| (size, b.same("arith.remui", &[along_x, size])));
     let (cta, ctas) = (in_groups(along_x), in_groups(launched));
@@ -76,14 +80,19 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
     let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
     let rounds = b.same("arith.addi", &[whole, more]);
+    // Of each z, those that are not at the last place along x; where x has one place there are none to divide.
+    let last = b.same("arith.subi", &[x, one]);
+    let (early, divisor) = (b.same("arith.muli", &[last, y]), b.same("arith.maxui", &[last, one]));
     let mut ids = extents;
     let Ok(_) = b.for_loop([zero, rounds, one], &[], |b, round, _| {
         let number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
-        let row = b.same("arith.divui", &[number, x]);
-        let group = b.same("arith.remui", &[number, x]);
+        let (z, within) = (b.same("arith.divui", &[number, slice]), b.same("arith.remui", &[number, slice]));
+        let is_early = compare(b, UNSIGNED_LESS, within, early);
+        let choose = |early, late| b.value("arith.select", &[is_early, early, late], type_of(cta), &[]);
+        let group = choose(b.same("arith.remui", &[within, divisor]), last);
+        let y = choose(b.same("arith.divui", &[within, divisor]), b.same("arith.subi", &[within, early]));
         let of_group = |(size, own)| b.same("arith.addi", &[b.same("arith.muli", &[group, size]), own]);
-        ids =
-            [own.map_or(group, of_group), b.same("arith.remui", &[row, y]), b.same("arith.divui", &[row, y])];
+        ids = [own.map_or(group, of_group), y, z];
         Ok::<_, Infallible>(Vec::new())
     });
     for op in inside {
