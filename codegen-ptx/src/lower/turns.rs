@@ -16,7 +16,7 @@ const THREADS: usize = WARPGROUPS * wgmma::WARPS * 32;
 
 impl<'c> Lowering<'c> {
     /// The number of this thread's warpgroup.
-    fn warpgroup(&mut self) -> Val<'c> {
+    pub(super) fn warpgroup(&mut self) -> Val<'c> {
         let warp = self.e.uniform_warp();
         self.e.shift(warp, -(wgmma::WARPS.trailing_zeros() as i32))
     }
