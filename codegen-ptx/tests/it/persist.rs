@@ -166,20 +166,27 @@ func.func @order(%count: !tile.view<1 : i64, i32>, %out: !tile.view<1 : i64, i32
 "#;
 
 #[test]
-fn the_last_place_along_x_comes_last() {
+fn the_last_rounds_end_with_the_last_place_along_x() {
     let context = dialect::context(&[]);
-    let tensors = |programs| [1, programs].map(|count| HostTensor::zeros(DType::I32, &[count]));
-    let order = |grid: [usize; 3]| {
-        let walked = persist(&parse(&context, ORDER));
-        run(&walked, &tensors(grid.iter().product()), &[], grid, Some(1))
+    // The interpreter runs one CTA after the other.
+    let order = |grid: [usize; 3], ctas| {
+        let programs = grid.iter().product();
+        let tensors = [1, programs].map(|count| HostTensor::zeros(DType::I32, &[count]));
+        run(&persist(&parse(&context, ORDER)), &tensors, &[], grid, Some(ctas))
     };
-    // Rows of x; for each z the last column comes behind the others.
-    let first = [[0, 1, 6], [2, 3, 7], [4, 5, 8]].concat();
-    let expected: Vec<f64> =
-        first.iter().chain(&first.iter().map(|n| n + 9).collect::<Vec<_>>()).map(|n| f64::from(*n)).collect();
-    assert_eq!(order([3, 3, 2]), expected);
-    assert_eq!(order([1, 3, 2]), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]);
-    assert_eq!(order([4, 1, 1]), [0.0, 1.0, 2.0, 3.0]);
+    let rows = |rows: &[[i32; 3]]| rows.concat().into_iter().map(f64::from).collect::<Vec<_>>();
+    // Two programs are left for the last of three rounds; the CTAs that run them have two of the last place each: the
+    // first one runs its programs number 1 and 2, the second one its own, which are 4 and 5.
+    let expected = [[0, 3, 5], [6, 8, 2], [10, 11, 1], [9, 7, 4]];
+    assert_eq!(order([3, 4, 1], 5), rows(&expected));
+    assert_eq!(order([3, 2, 2], 5), rows(&expected));
+    // None is left, and all are in the grid's order.
+    let in_order: Vec<f64> = (0..12).map(f64::from).collect();
+    assert_eq!(order([3, 2, 2], 1), in_order);
+    // More than half of the CTAs have a program in the last round.
+    assert_eq!(order([2, 4, 1], 5), [0.0, 1.0, 2.0, 4.0, 6.0, 7.0, 5.0, 3.0]);
+    // One place along x is the first and the last.
+    assert_eq!(order([1, 3, 1], 2), [0.0, 2.0, 1.0]);
 }
 
 #[test]
