@@ -154,6 +154,10 @@ impl Trace {
                     self.hand(&yielded, &results_of(op));
                 }
             }
+            // Neither side meets others.
+            "tgpu.all_ones" => {
+                self.scalars.insert(key(results_of(op)[0]), 0);
+            }
             "tgpu.has_rows" => {
                 let has = i64::from(self.has_rows(op));
                 self.scalars.insert(key(results_of(op)[0]), has);
