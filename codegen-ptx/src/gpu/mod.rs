@@ -3,6 +3,7 @@
 //! [`dialect`] and [`ops`] define it, [`verify`] checks what the definition cannot say, and [`passes`] lead to it
 //! from the tile dialect.
 
+mod apart;
 pub(crate) mod cluster;
 pub mod dialect;
 pub mod facts;

@@ -179,6 +179,12 @@ pub enum GpuOp<'c> {
         /// At the barriers of all CTAs of the cluster.
         cluster: bool,
     },
+    HasRows {
+        first: Val<'c>,
+        extent: Val<'c>,
+        /// Rows by which each bit of the warpgroup's number moves.
+        steps: Vec<usize>,
+    },
     Reduce {
         tile: Val<'c>,
         axis: usize,
@@ -333,6 +339,7 @@ impl<'c> GpuOp<'c> {
             }
             "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
             "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster },
+            "has_rows" => GpuOp::HasRows { first: at(0)?, extent: at(1)?, steps: sizes("steps")? },
             "reduce" | "reduce_registers" => {
                 let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
                     .into_iter()
@@ -619,6 +626,13 @@ pub trait GpuBuilder<'c> {
     /// `tgpu.mbarrier_arrive`.
     fn mbarrier_arrive(&self, barriers: Val<'c>, slot: Val<'c>) -> Op<'c> {
         self.builder().op("tgpu.mbarrier_arrive", &[barriers, slot], &[], &[])
+    }
+
+    /// `tgpu.has_rows`.
+    fn has_rows(&self, first: Val<'c>, extent: Val<'c>, steps: &[usize]) -> Val<'c> {
+        let b = self.builder();
+        let ty = tile_ir::types::element_type(b.context(), DType::Bool);
+        b.value("tgpu.has_rows", &[first, extent], ty, &[("steps", sizes_attr(b, steps))])
     }
 
     /// `tgpu.mma_scaled_sync`.

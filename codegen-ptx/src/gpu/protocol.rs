@@ -5,14 +5,17 @@
 //! and arrive at `empty` once: for the slot they have read, or, when the product that reads it is still in flight,
 //! for the one of the iteration before, whose last slot is then released behind the loop. What is taken out of the
 //! loop waits and releases as often. A slot may be waited for in one iteration and read in the next, which the loop
-//! hands its number. Anything less, and a warp waits forever; anything more, and a slot is overwritten while it is
+//! hands its number. Where a warpgroup without rows takes another branch than those that read, it waits and releases
+//! as often there. Anything less, and a warp waits forever; anything more, and a slot is overwritten while it is
 //! read.
 //!
-//! Turns are checked in `turns`, what CTAs do to each other in `cluster`.
+//! Turns are checked in `turns`, what CTAs do to each other in `cluster`, what warpgroups may do alone in `apart`.
 
+use super::apart;
 use super::cluster;
 use super::dialect::Smem;
 use super::ops::{GpuOp, MmaOperand};
+use super::passes::written_views;
 use super::turns;
 use melior::ir::operation::OperationLike;
 use tile_ir::Module;
@@ -74,6 +77,12 @@ pub enum ProtocolError {
     /// Turns of other than two warpgroups.
     #[error("{0} warps take turns; they are for two warpgroups")]
     TurnWarps(usize),
+    /// Something that all warpgroups have to run in a branch that some take alone.
+    #[error("{0} is run or decided by some warpgroups alone")]
+    Apart(String),
+    /// Warpgroups are told apart by other bits than their number has.
+    #[error("{0} warps are told apart by another number of bits than their warpgroups have")]
+    ApartWarps(usize),
     /// A bulk store may start before it sees what the threads have written.
     #[error("a bulk store starts without a write, a fence and a barrier in front of it")]
     StoreTooEarly,
@@ -122,17 +131,35 @@ pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
     };
     let copying: Vec<Op<'c>> = all.iter().copied().filter(is_role).flat_map(nested_ops).collect();
     let others: Vec<Op<'c>> = all.iter().copied().filter(|op| !copying.contains(op)).collect();
+    // Warpgroups that take different branches each have to be in step.
+    let sides: Vec<Vec<Op<'c>>> = match apart::left_out(&others) {
+        Some(sides) => sides.map(|left_out| without(&others, &left_out)).into(),
+        None => vec![others],
+    };
     let warps = int_attr(module.function(), "tgpu.num_warps").unwrap_or(1) as usize;
     let mut found = Vec::new();
     for op in &copying {
         if let Some(GpuOp::Expect { barriers, bytes, .. }) = GpuOp::of(*op) {
-            let mut report = |error| found.push((*op, error));
-            check_ring(module, *op, (barriers, bytes), &others, &mut report);
+            for side in &sides {
+                let mut report = |error| {
+                    let error = (*op, error);
+                    if !found.contains(&error) {
+                        found.push(error);
+                    }
+                };
+                check_ring(module, *op, (barriers, bytes), side, &mut report);
+            }
         }
     }
+    found.extend(apart::check(module, &written_views(module)));
     turns::check(module, warps, &mut found);
     cluster::check(module, &mut found);
     found
+}
+
+/// Those of some operations that are not among others.
+fn without<'c>(ops: &[Op<'c>], left_out: &[Op<'c>]) -> Vec<Op<'c>> {
+    ops.iter().copied().filter(|op| !left_out.contains(op)).collect()
 }
 
 /// Checks the ring whose copies an operation expects.

@@ -283,6 +283,18 @@ irdl.dialect @tgpu {
     irdl.operands(barriers: %smem, slot: %slot)
   }
 
+  // Whether this warpgroup has a row inside of a tensor: whether `first` and, for each set bit of the warpgroup's number,
+  // its step are less than `extent` together. It is the same in all threads of a warpgroup alone, so that only the
+  // condition of an `scf.if` may use it.
+  irdl.operation @has_rows {
+    %role = irdl.is i1
+    %index = irdl.is index
+    %steps = irdl.base "#builtin.dense_array"
+    irdl.operands(first: %index, extent: %index)
+    irdl.attributes {"steps" = %steps}
+    irdl.results(has: %role)
+  }
+
   // As mma_sync, of 4-bit operands with scales, which are tiles in registers in their fragment layouts.
   irdl.operation @mma_scaled_sync {
     %lhs_tile = irdl.base "!builtin.tensor"

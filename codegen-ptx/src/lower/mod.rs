@@ -16,6 +16,7 @@ mod mma;
 mod mma_scaled;
 mod narrow;
 mod reduce;
+mod rows;
 mod shape;
 mod shared;
 mod turns;
@@ -494,6 +495,7 @@ impl<'c> Lowering<'c> {
             GpuOp::MbarrierArrive { barriers, slot, cluster } => {
                 self.lower_mbarrier_arrive(op, barriers, slot, cluster)
             }
+            GpuOp::HasRows { first, extent, steps } => self.lower_has_rows(op, [first, extent], &steps),
             GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps } => {
                 self.lower_mma_scaled_sync(op, [lhs, rhs], scales, acc, warps)
             }

@@ -16,6 +16,7 @@ pub(super) static TARGET: Target = Target {
         Pass::AssignLayouts,
         Pass::DeferSums,
         Pass::PipelineLoads,
+        Pass::SkipOnes,
         Pass::AllocateShared,
     ],
     limits: Limits {

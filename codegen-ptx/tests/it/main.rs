@@ -4,6 +4,7 @@ mod cluster;
 mod compile;
 mod emulated;
 mod hopper;
+mod idle;
 mod lowering;
 mod narrow;
 mod passes;

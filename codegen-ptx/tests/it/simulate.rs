@@ -69,7 +69,8 @@ struct Trace {
     /// CTAs along x.
     launched: i64,
     extent: i64,
-    copies: bool,
+    /// The warp; none for the thread that copies.
+    warp: Option<usize>,
     scalars: HashMap<usize, i64>,
     /// Buffers that the copying thread fills, with their barriers and slots.
     rings: HashMap<usize, (usize, usize)>,
@@ -81,7 +82,7 @@ struct Trace {
 }
 
 impl Trace {
-    fn of(module: &Module, [cta, ctas]: [usize; 2], extent: i64, copies: bool) -> Vec<Step> {
+    fn of(module: &Module, [cta, ctas]: [usize; 2], extent: i64, warp: Option<usize>) -> Vec<Step> {
         let filled = nested_ops(module.function()).into_iter().filter_map(|op| match GpuOp::of(op) {
             Some(GpuOp::TmaCopy { smem, barriers, .. }) => {
                 Some((key(smem), (key(barriers), Smem::of(type_of(smem)).unwrap().slots)))
@@ -97,7 +98,7 @@ impl Trace {
             program,
             launched: 2 * ctas as i64,
             extent,
-            copies,
+            warp,
             rings: filled.collect(),
             scalars: extents.map(|(argument, extent)| (key(*argument), extent)).collect(),
             steps: Vec::new(),
@@ -140,7 +141,7 @@ impl Trace {
             "scf.if" => {
                 let role = tile_ir::types::defining_op(operands[0]).and_then(GpuOp::of);
                 if matches!(role, Some(GpuOp::Producer { .. })) {
-                    if self.copies {
+                    if self.warp.is_none() {
                         self.block(blocks_of(op)[0]);
                         self.is_done = true;
                     }
@@ -157,6 +158,10 @@ impl Trace {
             "tgpu.all_ones" => {
                 self.scalars.insert(key(results_of(op)[0]), 0);
             }
+            "tgpu.has_rows" => {
+                let has = i64::from(self.has_rows(op));
+                self.scalars.insert(key(results_of(op)[0]), has);
+            }
             name if name.starts_with("tgpu.") => self.gpu(GpuOp::of(op).expect("well-formed")),
             _ => {
                 if let Some(value) = self.compute(op) {
@@ -164,6 +169,15 @@ impl Trace {
                 }
             }
         }
+    }
+
+    /// Whether the warp's warpgroup has rows.
+    fn has_rows(&self, op: Op) -> bool {
+        let Some(GpuOp::HasRows { first, extent, steps }) = GpuOp::of(op) else { panic!("well-formed") };
+        let group = self.warp.expect("a warp that computes") / 4;
+        let set = |bit: usize| (group >> bit & 1) as i64;
+        let moved: i64 = steps.iter().enumerate().map(|(bit, step)| set(bit) * *step as i64).sum();
+        self.scalar(first) + moved < self.scalar(extent)
     }
 
     fn run_loop(&mut self, op: Op) {
@@ -206,6 +220,7 @@ impl Trace {
             "arith.divui" => both(|a, b| a / b),
             "arith.ceildivui" => both(|a, b| (a + b - 1) / b),
             "arith.minui" | "arith.minsi" => both(i64::min),
+            "arith.maxui" => both(i64::max),
             "arith.index_cast" | "arith.extsi" => Some(operands[0]),
             "arith.select" => Some(if operands[0] != 0 { operands[1] } else { operands[2] }),
             "arith.cmpi" => {
@@ -394,9 +409,8 @@ pub fn run(module: &Module, ctas: usize, extent: i64, seed: u64) -> Result<(), F
     for cta in 0..ctas {
         // The first cluster, or the second.
         let place = [cta + (seed % 2) as usize * ctas, ctas];
-        traces.push(Trace::of(module, place, extent, true));
-        let other = Trace::of(module, place, extent, false);
-        traces.extend(std::iter::repeat_n(other, warps));
+        traces.push(Trace::of(module, place, extent, None));
+        traces.extend((0..warps).map(|warp| Trace::of(module, place, extent, Some(warp))));
     }
     // Parts that CTAs send to each other are of one block.
     let sent = |cta: usize| {

@@ -6,6 +6,7 @@ use crate::support::{agree_on_devices, config, found_agrees, problem, run_on};
 use codegen_ptx::Target;
 use tile::contract::{self, Contract, Problem, contracts, random_inputs};
 use tile::dynamic::DynTensor;
+use tile::jit::{self, TensorFacts};
 use tile::{Config, Device, LaunchError};
 use tile_lang::DType;
 use tilegym_kernels::{
@@ -453,5 +454,86 @@ fn nvfp4_products_computed_ahead() {
                 turn.agree(&Nvfp4GemmContract::WEIGHTS, &sizes, &settings);
             }
         }
+    }
+}
+
+/// What the passes say of warpgroups that have no rows, where some skip a loop's products.
+fn skips_products(contract: &dyn Contract, problem: &Problem, config: &Config) -> bool {
+    contract.steps(problem, config).iter().any(|step| {
+        let facts = vec![TensorFacts::ALIGNED; step.tensors().count()];
+        let made = jit::compile(step.kernel, &step.bindings, config, hopper(), &facts, false);
+        let remarks = made.unwrap_or_else(|e| panic!("{config:?}: {e}")).compiled.remarks;
+        remarks.iter().any(|remark| remark.fired && remark.to_string().contains("skip-idle"))
+    })
+}
+
+/// Agreement where warpgroups without rows skip products, on several seeds, with each of some dtypes in turn.
+struct Skipping(&'static [DType], usize);
+
+impl Skipping {
+    fn agree(&mut self, contract: &dyn Contract, sizes: &[(&str, i64)], settings: &[(&str, i64)]) {
+        let problem = problem(contract, self.0[self.1 % self.0.len()], sizes);
+        let config = config(contract, &problem, settings);
+        assert!(skips_products(contract, &problem, &config), "{problem:?} {config:?}");
+        let inputs = random_inputs(contract, &problem, 11);
+        agree_on(&[hopper(); 2], contract, &problem, &config, &inputs);
+        self.1 += 1;
+    }
+}
+
+/// Products whose last block has rows for one of two warpgroups alone, walking or not, and in clusters whose other CTAs
+/// have rows for both.
+#[test]
+fn products_of_warpgroups_without_rows() {
+    let mut skipping = Skipping(&[DType::BF16, DType::F8E4M3FN, DType::F16], 0);
+    let tiles = |m, n, stages| {
+        [("TILE_M", m), ("TILE_N", n), ("TILE_K", 64), ("num_warps", 8), ("num_stages", stages)]
+    };
+    for (m, tiles) in [
+        (1, tiles(128, 128, 3)),
+        (64, tiles(128, 64, 2)),
+        (129, tiles(128, 128, 3)),
+        (320, tiles(128, 256, 3)),
+        (300, tiles(256, 64, 2)),
+    ] {
+        for (num_ctas, bits) in [(1, 0b001), (1, 0b011), (1, 0b111), (2, 0b011), (2, 0b111), (4, 0b101)] {
+            let settings = [&tiles[..], &switches(bits), &[("num_ctas", num_ctas)]].concat();
+            let sizes = [("m", m), ("n", 272), ("k", 208), ("rhs_is_nk", 1)];
+            skipping.agree(&MatmulContract, &sizes, &settings);
+            // No more blocks of K than the ring has slots.
+            let sizes = [("m", m), ("n", 144), ("k", 48), ("bias", 1), ("activation", 2)];
+            skipping.agree(&LinearContract, &sizes, &settings);
+        }
+        let settings = [&tiles[..], &switches(0b111)].concat();
+        let sizes = [("batch", 3), ("m", m), ("n", 272), ("k", 208), ("rhs_is_nk", 1)];
+        skipping.agree(&MatmulBatchedContract, &sizes, &settings);
+    }
+}
+
+/// Attention whose last block has queries for one of two warpgroups alone: of causal attention the one with the most
+/// keys. What is stored beside the results has as many rows.
+#[test]
+fn attention_of_warpgroups_without_queries() {
+    let mut skipping = Skipping(&[DType::BF16, DType::F16], 0);
+    for (seq_q, seq_k) in [(30, 200), (64, 64), (150, 328), (190, 190)] {
+        for bits in [0b001, 0b011, 0b101, 0b111] {
+            for (causal, split_masks, num_ctas) in [(1, 1, 1), (1, 0, 1), (0, 1, 1), (0, 1, 2)] {
+                let tiles = [("TILE_M", 128), ("TILE_N", 64), ("num_warps", 8), ("num_stages", 2)];
+                let more = [("split_masks", split_masks), ("num_ctas", num_ctas)];
+                let settings = [&tiles[..], &switches(bits), &more].concat();
+                let shape = [("batch", 2), ("heads", 2), ("kv_heads", 1), ("head_dim", 64)];
+                let lens = [("seq_q", seq_q), ("seq_k", seq_k), ("causal", causal)];
+                skipping.agree(&FmhaContract, &[&shape[..], &lens].concat(), &settings);
+            }
+        }
+    }
+    let tiles = [("TILE_M", 128), ("TILE_N", 128), ("num_warps", 8), ("num_stages", 2)];
+    for bits in [0b011, 0b111] {
+        let settings = [&tiles[..], &switches(bits)].concat();
+        let shape = [("batch", 1), ("heads", 2), ("kv_heads", 2), ("head_dim", 128)];
+        let lens = [("seq_q", 141), ("seq_k", 300), ("causal", 1)];
+        skipping.agree(&FmhaContract, &[&shape[..], &lens].concat(), &settings);
+        let more = [("window", 90), ("soft_cap", 1), ("sinks", 1)];
+        skipping.agree(&FmhaExtendedContract, &[&shape[..], &lens, &more].concat(), &settings);
     }
 }

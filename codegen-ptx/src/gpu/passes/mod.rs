@@ -13,6 +13,7 @@ mod overlap_products;
 mod persist;
 mod pipeline_loads;
 mod rewrite;
+mod skip_idle;
 mod skip_ones;
 mod split_masks;
 mod start_ahead;
@@ -48,6 +49,8 @@ pub enum Pass {
     DeferSums,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
     WarpSpecialize,
+    /// Warpgroups whose rows lie outside of the tensor that a loop's results go to skip its products.
+    SkipIdle,
     /// A loop's first product is started an iteration ahead.
     StartAhead,
     /// A loop's product runs while the next one's operands are waited for.
@@ -70,13 +73,14 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 14] = [
+    pub const ALL: [Pass; 16] = [
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
         Pass::AssignLayouts,
         Pass::DeferSums,
         Pass::WarpSpecialize,
+        Pass::SkipIdle,
         Pass::StartAhead,
         Pass::OverlapProducts,
         Pass::TakeTurns,
@@ -98,6 +102,7 @@ impl Pass {
             Pass::DeferSums => "defer-sums",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
+            Pass::SkipIdle => "skip-idle",
             Pass::StartAhead => "start-ahead",
             Pass::OverlapProducts => "overlap-products",
             Pass::TakeTurns => "take-turns",
@@ -116,7 +121,7 @@ impl Pass {
             Pass::DeferSums => "no loop adds up sums of rows",
             Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
             Pass::StartAhead => "no loop holds two products of wgmma",
-            Pass::OverlapProducts => "no loop holds a product of wgmma",
+            Pass::SkipIdle | Pass::OverlapProducts => "no loop holds a product of wgmma",
             Pass::FenceOperands => "no wgmma reads what threads write",
             Pass::SkipOnes => "no accumulator is multiplied by a factor a row",
             _ => "nothing for it to do",
@@ -136,6 +141,7 @@ impl Pass {
             Pass::DeferSums => Ok(defer_sums::run(module, cx)),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
+            Pass::SkipIdle => skip_idle::run(module, cx),
             Pass::StartAhead => start_ahead::run(module, cx),
             Pass::OverlapProducts => overlap_products::run(module, cx),
             Pass::TakeTurns => take_turns::run(module, cx),
