@@ -126,13 +126,13 @@ def measure(case, fields, options, clock, server):
     return [{"op": case.op, "case": case.case, "peer": name, **row, **fields} for name, row in rows.items()]
 
 
-def copy_rate(clock, fields):
-    """The rate of a copy within device memory, which streaming kernels cannot pass."""
-    source = torch.empty(1 << 31, dtype=torch.uint8, device="cuda").random_()
+def copy_rate(clock, fields, mib=2048):
+    """The rate of a copy within device memory, which streaming kernels of as many bytes cannot pass."""
+    source = torch.empty(mib << 20, dtype=torch.uint8, device="cuda").random_()
     target = torch.empty_like(source)
     times = sorted(clock.times(lambda: target.copy_(source), 30))
     ms = times[len(times) // 2]
-    row = {"op": "copy", "case": "2 GiB", "peer": "memcpy", "ms": round(ms, 5)}
+    row = {"op": "copy", "case": f"{mib} MiB", "peer": "memcpy", "ms": round(ms, 5)}
     return row | {"rate": round(2 * source.numel() / ms / 1e6, 1), "unit": "GB/s"} | fields
 
 
@@ -189,7 +189,8 @@ def main():
             with open(options.json, "a") as file:
                 print(json.dumps(row), file=file)
 
-    emit(copy_rate(clock, fields))
+    for mib in (2048, 128):
+        emit(copy_rate(clock, fields, mib))
     with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "cases.json")) as file:
         cases = [Case(**case) for case in json.load(file)]
     groups = options.only.split(",") if options.only else [case.op for case in cases]

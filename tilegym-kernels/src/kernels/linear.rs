@@ -30,7 +30,7 @@ use tile::{Config, DType};
     occupancy in [1, 2],
     persistent in [0, 1]
     where TILE_M * TILE_N <= 32768, TILE_M * TILE_N <= 4096 * num_warps,
-          persistent == 0 || num_warps == 8 && num_stages == 3 && occupancy == 1
+          persistent == 0 || num_warps == 8 && num_stages >= 3 && occupancy == 1
 ))]
 pub fn linear<
     T: Factor,

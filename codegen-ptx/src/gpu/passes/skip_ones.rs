@@ -22,6 +22,8 @@ use tile_lang::DType;
 
 /// Multiplications of a thread for each factor that it looks at, at least: the branch costs a few instructions.
 const WORTH: usize = 8;
+/// Registers of a thread that an accumulator takes, at most: larger ones leave too few for a branch, and spill.
+const MOST: usize = 96;
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
@@ -67,7 +69,8 @@ fn scaled_accumulator<'c>(op: Op<'c>) -> Option<(Val<'c>, Val<'c>)> {
     };
     let in_loop = std::iter::successors(op.parent_operation(), |o| o.parent_operation())
         .any(|around| name_of(around) == "scf.for");
-    if !f32 || !in_loop || !first_user(result).is_some_and(accumulates) {
+    let fits = layout.num_registers() <= MOST;
+    if !f32 || !fits || !in_loop || !first_user(result).is_some_and(accumulates) {
         return None;
     }
     let operands = operands_of(op);
