@@ -223,17 +223,24 @@ pub fn lookup<'a>(
 }
 
 /// Completes a partial configuration: of the candidates that agree with it, the first with the least obstacle;
-/// where none agrees, the first candidate with the values put in.
+/// where none agrees, the first candidate with the values put in. Switches that it does not name are as they are by
+/// default, if a candidate has them so: a record names only the others.
 pub fn complete<K: Ord>(
     partial: &IndexMap<String, i64>,
     candidates: &[Config],
     obstacle: impl Fn(&Config) -> K,
 ) -> Option<Config> {
+    let usual = Config::default();
+    let switches = Config::LAUNCH_OPTIONS.into_iter().filter(|name| Config::is_switch(name));
+    let unnamed: Vec<(&str, Option<i64>)> =
+        switches.filter(|name| !partial.contains_key(*name)).map(|name| (name, usual.get(name))).collect();
+    let is_usual = |c: &Config| unnamed.iter().all(|(name, value)| c.get(name) == *value);
     let agrees = |c: &&Config| partial.iter().all(|(name, value)| c.get(name) == Some(*value));
-    if let Some(config) = candidates.iter().filter(agrees).min_by_key(|c| obstacle(c)) {
+    if let Some(config) = candidates.iter().filter(agrees).min_by_key(|c| (!is_usual(c), obstacle(c))) {
         return Some(config.clone());
     }
     let mut config = candidates.first()?.clone();
+    unnamed.iter().for_each(|(name, value)| config.set(name, value.unwrap_or_default()));
     partial.iter().for_each(|(name, value)| config.set(name, *value));
     Some(config)
 }
@@ -394,6 +401,13 @@ mod tests {
         assert_eq!(complete(&partial(64, 1), &space, |c| c.num_warps), Some(config(64, 4)));
         let beyond = complete(&partial(64, 2), &space, |_| 0).expect("a configuration");
         assert_eq!((beyond.get("TILE"), beyond.occupancy), (Some(64), 2));
+        // What a record leaves out is as usual, whatever comes first or has the least obstacle.
+        let unusual = Config { warp_specialize: false, ..config(64, 4) };
+        let space = [unusual.clone(), config(64, 4)];
+        let rank = |c: &Config| i32::from(c.warp_specialize);
+        assert_eq!(complete(&partial(64, 1), &space, rank), Some(config(64, 4)));
+        assert!(complete(&partial(64, 2), &space, rank).is_some_and(|c| c.warp_specialize));
+        assert_eq!(complete(&partial(64, 1), &space[..1], rank), Some(unusual));
     }
 
     #[test]

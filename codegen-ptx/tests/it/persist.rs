@@ -143,52 +143,6 @@ proptest! {
     }
 }
 
-/// Writes down in which order the programs run.
-const ORDER: &str = r#"
-func.func @order(%count: !tile.view<1 : i64, i32>, %out: !tile.view<1 : i64, i32>) {
-  %x = "tile.program_id"() {axis = 0 : i64} : () -> index
-  %y = "tile.program_id"() {axis = 1 : i64} : () -> index
-  %z = "tile.program_id"() {axis = 2 : i64} : () -> index
-  %nx = "tile.num_programs"() {axis = 0 : i64} : () -> index
-  %ny = "tile.num_programs"() {axis = 1 : i64} : () -> index
-  %c0 = arith.constant 0 : index
-  %ones = arith.constant dense<1> : tensor<1xi32>
-  %plane = arith.muli %z, %ny : index
-  %row = arith.addi %plane, %y : index
-  %rows = arith.muli %row, %nx : index
-  %at = arith.addi %rows, %x : index
-  %number = "tile.load"(%count, %c0) : (!tile.view<1 : i64, i32>, index) -> tensor<1xi32>
-  "tile.store"(%out, %at, %number) : (!tile.view<1 : i64, i32>, index, tensor<1xi32>) -> ()
-  %next = arith.addi %number, %ones : tensor<1xi32>
-  "tile.store"(%count, %c0, %next) : (!tile.view<1 : i64, i32>, index, tensor<1xi32>) -> ()
-  return
-}
-"#;
-
-#[test]
-fn the_last_rounds_end_with_the_last_place_along_x() {
-    let context = dialect::context(&[]);
-    // The interpreter runs one CTA after the other.
-    let order = |grid: [usize; 3], ctas| {
-        let programs = grid.iter().product();
-        let tensors = [1, programs].map(|count| HostTensor::zeros(DType::I32, &[count]));
-        run(&persist(&parse(&context, ORDER)), &tensors, &[], grid, Some(ctas))
-    };
-    let rows = |rows: &[[i32; 3]]| rows.concat().into_iter().map(f64::from).collect::<Vec<_>>();
-    // Two programs are left for the last of three rounds; the CTAs that run them have two of the last place each: the
-    // first one runs its programs number 1 and 2, the second one its own, which are 4 and 5.
-    let expected = [[0, 3, 5], [6, 8, 2], [10, 11, 1], [9, 7, 4]];
-    assert_eq!(order([3, 4, 1], 5), rows(&expected));
-    assert_eq!(order([3, 2, 2], 5), rows(&expected));
-    // None is left, and all are in the grid's order.
-    let in_order: Vec<f64> = (0..12).map(f64::from).collect();
-    assert_eq!(order([3, 2, 2], 1), in_order);
-    // More than half of the CTAs have a program in the last round.
-    assert_eq!(order([2, 4, 1], 5), [0.0, 1.0, 2.0, 4.0, 6.0, 7.0, 5.0, 3.0]);
-    // One place along x is the first and the last.
-    assert_eq!(order([1, 3, 1], 2), [0.0, 2.0, 1.0]);
-}
-
 #[test]
 fn attention_whose_programs_differ_in_length_stays_the_same() {
     let context = dialect::context(&[]);

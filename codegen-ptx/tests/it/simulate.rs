@@ -220,7 +220,6 @@ impl Trace {
             "arith.divui" => both(|a, b| a / b),
             "arith.ceildivui" => both(|a, b| (a + b - 1) / b),
             "arith.minui" | "arith.minsi" => both(i64::min),
-            "arith.maxui" => both(i64::max),
             "arith.index_cast" | "arith.extsi" => Some(operands[0]),
             "arith.select" => Some(if operands[0] != 0 { operands[1] } else { operands[2] }),
             "arith.cmpi" => {

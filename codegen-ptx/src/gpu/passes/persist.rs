@@ -1,16 +1,11 @@
 //! Lets each CTA run several programs, one after the other.
 //!
 //! Input: the tile dialect, one program of the grid. Output: the same function with the three extents of the grid as
-//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. The programs are dealt
-//! out in rounds of as many as there are CTAs: forwards in even rounds, backwards in odd ones. Where work grows or falls
-//! along the grid, as in causal attention, each CTA so gets light and heavy programs in turn. Invariant: every program
-//! runs once, whatever the number of CTAs; `program_id` and `num_programs` are those of the grid.
-//!
-//! The programs' order is the grid's, x fastest and z slowest, up to the end. In the last round not every CTA has a
-//! program, and where blocks do not divide a tensor, the programs at the last place along x may have less to do. Where the
-//! last round is for no more than half of the CTAs, twice as many of these as it has programs come behind all others:
-//! since the round before runs the other way, the CTAs that run one more program than the others get two of them. More
-//! are not taken out of their order, since what they share with their neighbours along x would be read from memory again.
+//! further arguments and the attribute `tgpu.persistent`, for a launch of CTAs along x alone. The programs, in the
+//! grid's linear order, in which x runs fastest and z slowest, are dealt out in rounds of as many as there are CTAs:
+//! forwards in even rounds, backwards in odd ones. Where work grows or falls along the grid, as in causal attention,
+//! each CTA so gets light and heavy programs in turn. Invariant: every program runs once, whatever the number of CTAs;
+//! `program_id` and `num_programs` are those of the grid.
 //!
 //! With `num_ctas`, clusters walk: dealt out are groups of as many programs, neighbours along x, of each of which a CTA
 //! of the cluster runs one. The extents of grid and launch along x are to be multiples of it. So the CTAs of a cluster
@@ -65,8 +60,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let in_groups = |count: Val<'c>| size.map_or(count, |size| b.same("arith.divui", &[count, size]));
     // From here on those that walk, and what they are dealt: CTAs and programs, or clusters and groups.
     let x = in_groups(x);
-    let rows = b.same("arith.muli", &[y, z]);
-    let programs = b.same("arith.muli", &[x, rows]);
+    let programs = b.same("arith.muli", &[b.same("arith.muli", &[x, y]), z]);
     let (along_x, launched) = (b.program_id(0), b.num_programs(0));
     let own = size.map(|size| (size, b.same("arith.remui", &[along_x, size])));
     let (cta, ctas) = (in_groups(along_x), in_groups(launched));
@@ -82,29 +76,11 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
     let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
     let rounds = b.same("arith.addi", &[whole, more]);
-    // The last rows' programs at the last place along x come behind the others of these rows.
-    let wanted = b.same("arith.addi", &[left, left]);
-    let is_full = compare(&b, UNSIGNED_LESS, ctas, wanted);
-    let wanted = b.value("arith.select", &[is_full, zero, wanted], type_of(zero), &[]);
-    let late = b.same("arith.minui", &[rows, wanted]);
-    let (row_of_tail, first_late) =
-        (b.same("arith.subi", &[rows, late]), b.same("arith.subi", &[programs, late]));
-    let tail = b.same("arith.muli", &[row_of_tail, x]);
-    let [last, last_row] = [x, rows].map(|count| b.same("arith.subi", &[count, one]));
-    let narrow = b.same("arith.maxui", &[last, one]);
     let mut ids = extents;
     let Ok(_) = b.for_loop([zero, rounds, one], &[], |b, round, _| {
         let number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
-        let before = |end| compare(b, UNSIGNED_LESS, number, end);
-        let choose = |is, a, other| b.value("arith.select", &[is, a, other], type_of(cta), &[]);
-        let (in_order, is_early) = (before(tail), before(first_late));
-        let (from, from_row) = (choose(in_order, zero, tail), choose(in_order, zero, row_of_tail));
-        let (within, width) = (b.same("arith.subi", &[number, from]), choose(in_order, x, narrow));
-        let early_row = b.same("arith.addi", &[from_row, b.same("arith.divui", &[within, width])]);
-        // Backwards, since the last rows were read last.
-        let late_row = b.same("arith.subi", &[last_row, b.same("arith.subi", &[number, first_late])]);
-        let row = choose(is_early, early_row, late_row);
-        let group = choose(is_early, b.same("arith.remui", &[within, width]), last);
+        let row = b.same("arith.divui", &[number, x]);
+        let group = b.same("arith.remui", &[number, x]);
         let of_group = |(size, own)| b.same("arith.addi", &[b.same("arith.muli", &[group, size]), own]);
         ids =
             [own.map_or(group, of_group), b.same("arith.remui", &[row, y]), b.same("arith.divui", &[row, y])];
