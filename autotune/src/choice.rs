@@ -35,7 +35,7 @@ const OTHER_SMEM_BYTES: usize = 2048;
 /// memory than there is.
 fn overflows(platform: &Platform, target: &Target, Planned { step, program }: &Planned) -> bool {
     let least = footprint(program, step.config.num_stages);
-    let smem_bytes = least.smem_bytes + least.held_bytes + OTHER_SMEM_BYTES;
+    let smem_bytes = least.bytes_with(&step.config) + OTHER_SMEM_BYTES;
     let asked = step.config.occupancy.max(1) as usize;
     smem_bytes > (platform.smem_per_sm_bytes / asked).min(platform.smem_per_cta_bytes)
         || registers_needed(&step.config, &least) > roles(platform, target, &step.config, &least).registers

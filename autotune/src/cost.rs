@@ -13,7 +13,8 @@
 //! * **Pipeline depth.** A loop that loads waits a memory latency an iteration, less what `num_stages - 1`
 //!   iterations of work cover, and for its warps to meet. Where warps of their own copy, a slot comes round in a
 //!   latency, its transfer and its use, and `num_stages` slots in that time are the pace; the path from L2 is
-//!   then beside the other demands, and what is left is waiting for barriers.
+//!   then beside the other demands, and what is left is waiting for barriers. Where CTAs walk, a program's first
+//!   copies are made under the one before.
 //! * **Warpgroups.** Products of warpgroups stream operands out of shared memory as they multiply, and a CTA's
 //!   groups go their own way: one takes exponentials while another multiplies.
 //! * **Occupancy.** `a` is what the registers and shared memory in the assembler's report allow, whatever the
@@ -85,6 +86,8 @@ pub struct Candidate<'a> {
     pub num_stages: u32,
     /// Whether warps of their own copy.
     pub copies_ahead: bool,
+    /// Whether CTAs walk over programs, so that the copies for the next one come while the present one ends.
+    pub walks: bool,
     /// CTAs that fit on an SM.
     pub ctas_per_sm: u32,
     /// Bytes each thread spills, stores and reloads together; once an iteration.
@@ -199,7 +202,8 @@ fn exposed(candidate: &Candidate, demand: &Demand, ctas: f64) -> f64 {
         let per_round = (ctas * demand.busiest + demand.rest) / rounds.max(1.0);
         let of_slot = RING_LATENCY_CYCLES + demand.l2 / rounds.max(1.0) + per_round;
         let late = soft_max(of_slot / f64::from(candidate.num_stages.max(1)), per_round) - per_round;
-        return rounds * (late + RING_CYCLES) + MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES;
+        let start = if candidate.walks { 0.0 } else { MEMORY_LATENCY_CYCLES + CTA_OVERHEAD_CYCLES };
+        return rounds * (late + RING_CYCLES) + start;
     }
     let per_round = demand.sum / rounds.max(1.0);
     let covered = f64::from(candidate.num_stages.max(1) - 1) * per_round * COVERED_SHARE;
@@ -299,6 +303,7 @@ mod tests {
             num_warps: 4,
             num_stages: 2,
             copies_ahead: false,
+            walks: false,
             ctas_per_sm: 1,
             spill_bytes: 0,
             dram_bytes: 1e6,
@@ -362,6 +367,7 @@ mod tests {
                 num_warps: 4,
                 num_stages: 4,
                 copies_ahead: false,
+                walks: false,
                 ctas_per_sm: 2,
                 spill_bytes: 0,
                 dram_bytes,

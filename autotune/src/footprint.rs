@@ -3,6 +3,7 @@
 use crate::live::{is_load, live_registers, product_operands};
 use crate::work::{bytes_of, elems, operands};
 use std::collections::BTreeSet;
+use tile_lang::Config;
 use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 
 /// Memory that one program needs, read off the kernel alone.
@@ -13,6 +14,9 @@ pub struct Footprint {
     /// Bytes of loads before loops whose tiles are operands of products: beside the buffers they mostly take shared
     /// memory too.
     pub held_bytes: usize,
+    /// Bytes of the largest block that is stored: where CTAs walk, it goes through memory that the buffers of the next
+    /// program's loads cannot share.
+    pub staged_bytes: usize,
     /// Fewest 32-bit registers of the whole CTA: what a loop carries and the largest product in it beside that.
     pub registers: usize,
     /// Of those, the ones that hold the results of products.
@@ -25,7 +29,8 @@ pub struct Footprint {
 pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
     let held_bytes = held_bytes(&program.body, &product_operands(&program.body));
     let live_registers = live_registers(program);
-    let mut least = Footprint { held_bytes, live_registers, ..Footprint::default() };
+    let staged_bytes = staged_bytes(&program.body);
+    let mut least = Footprint { held_bytes, staged_bytes, live_registers, ..Footprint::default() };
     for_each_loop(&program.body, &mut |body, carried| {
         let mut scan =
             LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
@@ -37,6 +42,23 @@ pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
         least.smem_bytes = least.smem_bytes.max(staged * num_stages.max(1) as usize);
     });
     least
+}
+
+fn staged_bytes(stmts: &[Stmt]) -> usize {
+    let of = |stmt: &Stmt| match stmt {
+        Stmt::Store { value, .. } => bytes_of(&value.ty) as usize,
+        Stmt::If { then, otherwise, .. } => staged_bytes(then).max(staged_bytes(otherwise)),
+        _ => 0,
+    };
+    stmts.iter().map(of).max().unwrap_or(0)
+}
+
+impl Footprint {
+    /// Fewest bytes of shared memory of a launch with a configuration, all that is foreseen counted.
+    pub fn bytes_with(&self, config: &Config) -> usize {
+        let walks = config.persistent && config.bulk_stores;
+        self.smem_bytes + self.held_bytes + if walks { self.staged_bytes } else { 0 }
+    }
 }
 
 fn held_bytes(stmts: &[Stmt], operands: &BTreeSet<VarId>) -> usize {

@@ -118,6 +118,7 @@ mod tests {
     const WIDE: Footprint = Footprint {
         smem_bytes: 64 << 10,
         held_bytes: 0,
+        staged_bytes: 0,
         registers: 66_048,
         accumulator_registers: 65_536,
         live_registers: 0,

@@ -271,7 +271,7 @@ fn for_launches(
         let fits = |registers, smem_bytes| occupancy(platform, Usage { threads, registers, smem_bytes }).ctas;
         let ctas_per_sm = match resources.registers {
             0 => {
-                let smem_bytes = resources.smem_bytes.max(least.smem_bytes + least.held_bytes);
+                let smem_bytes = resources.smem_bytes.max(least.bytes_with(own));
                 let unasked = fits(registers_wanted(own, &least), smem_bytes);
                 fits(0, smem_bytes).min(own.occupancy.max(unasked))
             }
@@ -282,6 +282,7 @@ fn for_launches(
             num_warps: own.num_warps,
             num_stages: own.num_stages,
             copies_ahead: copying > 0,
+            walks: own.persistent,
             ctas_per_sm,
             spill_bytes: resources.spill_bytes,
             dram_bytes: subject.bytes(launches, launch, config),

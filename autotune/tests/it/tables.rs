@@ -3,6 +3,7 @@
 use crate::support::{repository_ptxas, skipped};
 use autotune::configs::Configs;
 use autotune::error::TuneError;
+use autotune::record::complete;
 use autotune::subject::{Subject, label};
 use codegen_ptx::{Ptxas, Target};
 use indexmap::IndexMap;
@@ -29,10 +30,17 @@ fn every_table_entry_assembles_or_is_refused_for_want_of_room() {
                     continue;
                 }
                 entries += 1;
+                let subject = Subject::new(contract, record.dtype, &IndexMap::new());
+                let subject = subject.unwrap_or_else(|e| panic!("{e}"));
                 let agrees = |c: &&tile::Config| record.config.iter().all(|(n, v)| c.get(n) == Some(*v));
+                let mut agreeing: Vec<_> = candidates.iter().filter(agrees).cloned().collect();
+                if agreeing.is_empty() {
+                    // It names options that are no part of the space.
+                    agreeing.extend(complete(&record.config, &candidates, |_| 0));
+                }
                 for target in Target::all() {
                     let mut assembled = 0;
-                    for config in candidates.iter().filter(agrees) {
+                    for config in &agreeing {
                         let builds = match subject.build(config, target, false) {
                             Ok(builds) => builds,
                             Err(TuneError::Lower { source, .. }) if !source.is_bug() => continue,
