@@ -73,7 +73,7 @@ pub(crate) fn default_config(p: &Problem) -> Config {
 }
 
 /// The most rows of blocks in a group: with as many columns beside them they occupy every SM of a large GPU.
-const MOST_GROUP_ROWS: usize = 16;
+const MOST_GROUP_ROWS: usize = 20;
 /// The fewest rows of blocks that are worth a group.
 const FEWEST_GROUP_ROWS: usize = 4;
 
