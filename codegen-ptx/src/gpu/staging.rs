@@ -51,12 +51,8 @@ pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
 /// The parts of a matrix's rows, as many as there are warpgroups, of which each warpgroup holds one, in order; 1 where
 /// they hold the rows in another way.
 pub(crate) fn parts_of_warpgroups(layout: &LinearLayout) -> usize {
-    let within = wgmma::WARPS.trailing_zeros() as usize;
     let [rows, _] = layout.shape[..] else { return 1 };
-    if layout.warp.len() <= within {
-        return 1;
-    }
-    let (of_group, groups) = layout.warp.split_at(within);
+    let Some((of_group, groups)) = layout.warp.split_at_checked(wgmma::WARP_BITS) else { return 1 };
     let part = rows >> groups.len();
     let inside =
         layout.register.iter().chain(&layout.lane).chain(of_group).all(|basis| (basis[0] as usize) < part);

@@ -21,6 +21,8 @@ pub const MAX_N: usize = 256;
 pub const ADDRESS_MASK: i64 = 0x3fff;
 /// Warps that execute one instruction together.
 pub const WARPS: usize = 4;
+/// Bits of a warp's number in its warpgroup; those above are the warpgroup's number.
+pub const WARP_BITS: usize = WARPS.trailing_zeros() as usize;
 
 /// A bit of the warp's number, as the step along a dimension that it takes.
 fn warp_steps(groups: [usize; 2], rows: usize, cols: Option<usize>) -> Vec<(usize, usize)> {

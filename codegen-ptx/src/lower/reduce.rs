@@ -94,7 +94,6 @@ impl<'c> Lowering<'c> {
         Ok(partial)
     }
 
-    /// The value that the lane at XOR distance `distance` holds.
     /// Every thread of the warp looks at what it holds, then they vote.
     pub(super) fn lower_all_ones(&mut self, op: Op<'c>, tile: Val<'c>) -> Result<(), LowerError> {
         let tile = self.tile(op, tile)?;
@@ -112,6 +111,7 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
+    /// The value that the lane at XOR distance `distance` holds.
     fn exchange(&mut self, value: Val<'c>, dtype: DType, distance: i64) -> Val<'c> {
         let e = &mut self.e;
         let bits = to_bits(e, value, dtype);

@@ -20,7 +20,7 @@ impl<'c> Lowering<'c> {
     /// The number of this thread's warpgroup.
     pub(super) fn warpgroup(&mut self) -> Val<'c> {
         let warp = self.e.uniform_warp();
-        self.e.shift(warp, -(wgmma::WARPS.trailing_zeros() as i32))
+        self.e.shift(warp, -(wgmma::WARP_BITS as i32))
     }
 
     /// The threads of this warpgroup meet.

@@ -3,8 +3,9 @@
 //! Input: a gpu-level module. Output: the same, where a block that would change its layout through shared memory only
 //! to be stored in wide rows is written once to a staging buffer, from which one thread starts bulk copies to the
 //! tensor: write, fence, barrier, bulk store. Where each warpgroup holds rows of its own, it stores them on its own, so
-//! that one may go on while another still computes. Invariant: nothing writes the buffer until the store before has read it.
-//! In a loop, the threads wait for that and meet in front of the write; at the kernel's end they wait for the last.
+//! that one may go on while another still computes. Invariant: nothing writes the buffer until the store before has
+//! read it. In a loop, the threads wait for that and meet in front of the write; at the kernel's end they wait for the
+//! last.
 //!
 //! The bulk copies are not ordered with the threads' own accesses to the tensor, nor with one another. So the tensor
 //! must have no other use, and in a loop a store waits until the one before is complete.

@@ -30,9 +30,6 @@ use tile_ir::{Builder, Module};
 
 const PASS: Pass = Pass::SkipIdle;
 
-/// Bits of a warp's number in its warpgroup.
-const WARP_BITS: usize = wgmma::WARPS.trailing_zeros() as usize;
-
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
     let is_product = |op: Op<'c>| matches!(GpuOp::of(op), Some(GpuOp::Wgmma { .. }));
@@ -181,7 +178,7 @@ fn trace<'c>(module: &Module<'c>, result: Val<'c>) -> Result<Traced<'c>, String>
 /// By how many rows each bit of the warpgroup's number moves, where none of the other bits reaches as far; none where
 /// none of them moves.
 fn steps(layout: &LinearLayout) -> Option<Vec<usize>> {
-    let (warps, groups) = layout.warp.split_at_checked(WARP_BITS).filter(|_| layout.rank() > 0)?;
+    let (warps, groups) = layout.warp.split_at_checked(wgmma::WARP_BITS).filter(|_| layout.rank() > 0)?;
     let is_alone = |group: usize, step: u32| {
         let others = groups.iter().enumerate().filter(|(other, _)| *other != group).map(|(_, basis)| basis);
         let mut all = layout.register.iter().chain(&layout.lane).chain(warps).chain(others);
