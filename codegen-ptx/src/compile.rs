@@ -201,6 +201,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         num_stages: options.num_stages as usize,
         occupancy: options.occupancy as usize,
         num_ctas: options.num_ctas as usize,
+        front_stages: 2,
         switches: options.switches,
         facts: options.facts.clone(),
         remarks: Vec::new(),

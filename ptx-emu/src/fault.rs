@@ -68,6 +68,12 @@ pub enum Wrong {
         /// The multiple.
         align: usize,
     },
+    /// A cache policy that no `createpolicy` gave.
+    #[error("{found:#x} is no L2 policy")]
+    Policy {
+        /// What it is.
+        found: u64,
+    },
     /// Shared memory that nothing was written to.
     #[error("reads shared memory at {address:#x}, which was never written")]
     Uninitialized {

@@ -51,8 +51,13 @@ pub(crate) struct Inst {
     pub guard: Option<(Slot, bool)>,
     pub op: Op,
     pub args: Vec<Arg>,
+    /// The L2 policy, its last operand.
+    pub policy: Option<Arg>,
     pub line: u32,
 }
+
+/// What `createpolicy` gives; the bits are nobody's business.
+pub(crate) const POLICY: u64 = 0x4c32_706f_6c69_6379;
 
 /// How the bits of an integer are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,6 +267,8 @@ pub(crate) enum Op {
     WarpBarrier,
     Shuffle(Shuffle),
     Elect,
+    /// Any L2 policy: what it says of speed is not modelled.
+    CreatePolicy,
     /// `vote.sync.all`: whether a predicate holds in every thread.
     VoteAll,
     /// An atomic operation; with its old value, or without.
@@ -476,6 +483,7 @@ pub(crate) fn decode(opcode: &str) -> Option<Op> {
         "mbarrier" => decode_mbarrier(rest),
         "fence" if has("proxy") && has("async") => Some(Op::FenceProxyAsync),
         "fence" | "membar" | "setmaxnreg" | "prefetch" | "griddepcontrol" => Some(Op::Nothing),
+        "createpolicy" if last == "b64" && has("fractional") => Some(Op::CreatePolicy),
         "wgmma" => decode_wgmma(rest),
         // Another type before the last is another instruction.
         _ if rest.iter().rev().skip(1).any(|part| scalar(part).is_some()) => None,

@@ -321,10 +321,11 @@ impl<'a> Parser<'a> {
             args.push(self.arg(op, body)?);
             self.eat(',');
         }
+        let policy = if word.split('.').any(|part| part == "L2::cache_hint") { args.pop() } else { None };
         if let (Op::CopyAsync { bytes }, Some(Arg::Imm(size))) = (&mut op, args.get(2)) {
             *bytes = *size as usize;
         }
-        body.code.push(Inst { guard, op, args, line });
+        body.code.push(Inst { guard, op, args, policy, line });
         Ok(())
     }
 

@@ -34,6 +34,8 @@ pub struct Config {
     pub tf32_wgmma: bool,
     /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
     pub compute_ahead: bool,
+    /// Whether what a launch reads once leaves L2 first.
+    pub stream_loads: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -55,6 +57,7 @@ impl Default for Config {
             persistent: false,
             tf32_wgmma: false,
             compute_ahead: false,
+            stream_loads: false,
             tuned_for: None,
         }
     }
@@ -62,7 +65,7 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 11] = [
+    pub const LAUNCH_OPTIONS: [&'static str; 12] = [
         "num_warps",
         "num_stages",
         "occupancy",
@@ -74,6 +77,7 @@ impl Config {
         "persistent",
         "tf32_wgmma",
         "compute_ahead",
+        "stream_loads",
     ];
 
     /// Whether a launch option is a switch, which is 0 or 1.
@@ -95,6 +99,7 @@ impl Config {
             "persistent" => Some(self.persistent.into()),
             "tf32_wgmma" => Some(self.tf32_wgmma.into()),
             "compute_ahead" => Some(self.compute_ahead.into()),
+            "stream_loads" => Some(self.stream_loads.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -113,6 +118,7 @@ impl Config {
             "persistent" => self.persistent = value != 0,
             "tf32_wgmma" => self.tf32_wgmma = value != 0,
             "compute_ahead" => self.compute_ahead = value != 0,
+            "stream_loads" => self.stream_loads = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

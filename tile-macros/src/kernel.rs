@@ -203,6 +203,8 @@ impl Parts<'_> {
                 pub tf32_wgmma: ::core::primitive::bool,
                 /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
                 pub compute_ahead: ::core::primitive::bool,
+                /// Whether what a launch reads once leaves L2 first.
+                pub stream_loads: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -231,6 +233,7 @@ impl Parts<'_> {
                         persistent: self.persistent,
                         tf32_wgmma: self.tf32_wgmma,
                         compute_ahead: self.compute_ahead,
+                        stream_loads: self.stream_loads,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -242,7 +245,7 @@ impl Parts<'_> {
                     // Every field: one that is left out does not compile.
                     let Config {
                         #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, split_masks, ping_pong,
-                        bulk_stores, persistent, tf32_wgmma, compute_ahead, tuned_for
+                        bulk_stores, persistent, tf32_wgmma, compute_ahead, stream_loads, tuned_for
                     } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
                     for option in [num_warps, num_stages, occupancy, num_ctas] {
@@ -250,6 +253,7 @@ impl Parts<'_> {
                     }
                     for switch in [
                         warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, compute_ahead,
+                        stream_loads,
                     ] {
                         #sink(switch.into());
                     }
@@ -270,6 +274,7 @@ impl Parts<'_> {
                         persistent: config.persistent,
                         tf32_wgmma: config.tf32_wgmma,
                         compute_ahead: config.compute_ahead,
+                        stream_loads: config.stream_loads,
                         tuned_for: config.tuned_for,
                     }
                 }

@@ -10,6 +10,9 @@ use tile_ir::types::{args_of, int_attr, nested_ops, type_of, view_of};
 /// Attribute of a function whose CTAs walk over the programs of a grid, the extents of which are its last arguments.
 pub(crate) const PERSISTENT: &str = "tgpu.persistent";
 
+/// Attribute of a function: the numbers of the arguments each block of which a launch reads once.
+pub(crate) const STREAMED: &str = "tgpu.streamed";
+
 /// A map of a tensor argument, from which bulk copies take blocks and to which they store them. The host encodes it,
 /// for the tensor's address, extents and strides, with zeros where a block leaves the tensor; the kernel takes it as a
 /// parameter of 128 bytes after its arguments.

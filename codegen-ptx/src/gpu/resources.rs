@@ -30,7 +30,8 @@ pub fn copying_warps(target: &Target, num_warps: usize, occupancy: usize) -> (us
     {
         return (1, None);
     }
-    let left = registers - wgmma::WARPS * 32 * COPYING_REGISTERS;
+    // What a CTA is launched with is what its warps can hand each other.
+    let left = alone * (num_warps + wgmma::WARPS) * 32 - wgmma::WARPS * 32 * COPYING_REGISTERS;
     let others = (left / (num_warps * 32) / 8 * 8).min(MAX_REGISTERS);
     (wgmma::WARPS, Some([COPYING_REGISTERS, others]))
 }

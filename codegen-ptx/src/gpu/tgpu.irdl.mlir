@@ -360,7 +360,7 @@ irdl.dialect @tgpu {
     irdl.results(tile: %tile)
   }
 
-  // Whether all elements that the threads of a warp hold are 1: a condition that is the same in a warp, not in a CTA.
+  // Whether all elements that the threads of a warp hold are 1, or true: a condition that is the same in a warp, not in a CTA.
   irdl.operation @all_ones {
     %tile = irdl.base "!builtin.tensor"
     %all = irdl.is i1

@@ -335,7 +335,9 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             types(same, "operands and results")
         }
         GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
-        GpuOp::AllOnes { tile } => types(dtype(tile) == Some(DType::F32), "f32"),
+        GpuOp::AllOnes { tile } => {
+            types(matches!(dtype(tile), Some(DType::F32 | DType::Bool)), "f32 or bool")
+        }
         GpuOp::ReduceRegisters { tile, axis, .. } => {
             let expected = layout(tile).slice_within_threads(axis);
             expect("the result", &layout(result), &expected.ok_or(Rule::Types("axis and layout"))?)

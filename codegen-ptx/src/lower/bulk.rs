@@ -1,6 +1,7 @@
 //! Bulk copies by a warp of their own, and the mbarriers that connect it with the warps that compute.
 
 use super::emitter::{Cmp, Emitter};
+use super::policy::Hint;
 use super::value::{Lowered, Shared};
 use super::{Lowering, internal};
 use crate::error::LowerError;
@@ -171,7 +172,7 @@ impl<'c> Lowering<'c> {
     pub(super) fn lower_tma_copy(
         &mut self,
         op: Op<'c>,
-        index: &[Val<'c>],
+        (view, index): (Val<'c>, &[Val<'c>]),
         [smem, barriers, slot]: [Val<'c>; 3],
         (tile_shape, box_shape): (&[usize], &[usize]),
         (map, cluster): (usize, bool),
@@ -186,15 +187,19 @@ impl<'c> Lowering<'c> {
             true => (".multicast::cluster", format!(", {}", (1 << self.num_ctas) - 1)),
             false => ("", String::new()),
         };
+        let hint = Hint::of(self.view(op, view)?.policy, 3 + rank);
         for (target, at) in self.boxes(op, index, (&shared, base), (tile_shape, box_shape), part)? {
             let list: Vec<String> = (0..rank).map(|i| format!("${}", 3 + i)).collect();
             let text = format!(
-                "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{multicast} \
-                 [$0], [$1, {{{}}}], [$2]{mask};",
-                list.join(", ")
+                "cp.async.bulk.tensor.{rank}d.shared::cluster.global.tile.mbarrier::complete_tx::bytes{multicast}{} \
+                 [$0], [$1, {{{}}}], [$2]{mask}{};",
+                hint.modifier,
+                list.join(", "),
+                hint.operand
             );
-            let constraints = format!("r,l,r,{},~{{memory}}", vec!["r"; rank].join(","));
-            let operands: Vec<Val> = [target, map, barrier].into_iter().chain(at).collect();
+            let constraints = format!("r,l,r,{}{},~{{memory}}", vec!["r"; rank].join(","), hint.constraint);
+            let operands: Vec<Val> =
+                [target, map, barrier].into_iter().chain(at).chain(hint.policy).collect();
             self.e.asm(&text, &constraints, &operands, &[]);
         }
         Ok(())

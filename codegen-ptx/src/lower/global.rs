@@ -4,6 +4,7 @@
 mod copy;
 
 use super::emitter::{Cmp, Emitter, ThreadValue};
+use super::policy::Hint;
 use super::value::{Lowered, Run, Tile, View, elem_bytes, from_bits, pack, packing, to_bits, unpack};
 use super::{Lowering, internal};
 use crate::error::LowerError;
@@ -204,11 +205,11 @@ impl<'c> Lowering<'c> {
             let inside = self.all_inside(&mut block, &offset);
             if half_bytes {
                 let (address, odd) = self.half_byte_address(&block, &offset);
-                let byte = self.load(address, 0, 1, inside)[0];
+                let byte = self.load((address, block.view.policy), 0, 1, inside)[0];
                 loaded.push((first, vec![self.nibble(byte, odd)]));
             } else {
                 let (address, constant) = self.address(&mut block, &offset);
-                let words = self.load(address, constant, run.len() * bits / 8, inside);
+                let words = self.load((address, block.view.policy), constant, run.len() * bits / 8, inside);
                 loaded.push((first, words));
             }
         }
@@ -339,10 +340,11 @@ impl<'c> Lowering<'c> {
         words
     }
 
-    /// Loads `bytes` from an address, zeros where `inside` does not hold. One value of 8 or 16 bits, or words.
+    /// Loads `bytes` from an address, under an L2 policy, zeros where `inside` does not hold. One value of 8 or 16 bits,
+    /// or words.
     pub(super) fn load(
         &mut self,
-        address: Val<'c>,
+        (address, policy): (Val<'c>, Option<Val<'c>>),
         constant: usize,
         bytes: usize,
         inside: Option<Val<'c>>,
@@ -370,7 +372,13 @@ impl<'c> Lowering<'c> {
             operands.push(inside);
             constraints.push("b".to_owned());
         }
-        text += &format!("ld.global{vector}.{suffix} {target}, [${count} + {constant}];");
+        let hint = Hint::of(policy, count + operands.len());
+        text += &format!(
+            "ld.global{}{vector}.{suffix} {target}, [${count} + {constant}]{};",
+            hint.modifier, hint.operand
+        );
+        constraints.extend(hint.policy.map(|_| "l".to_owned()));
+        operands.extend(hint.policy);
         let results = vec![ty; count];
         let loaded = self.e.asm(&text, &(constraints.join(",") + ",~{memory}"), &operands, &results);
         if bytes == 1 {
@@ -500,6 +508,12 @@ impl<'c> Lowering<'c> {
             let target = shared.offset(&layout, &offset, false);
             let (target, target_constant) = self.shared_address_of(base, at, target as u32);
             let e = &mut self.e;
+            // Beside a policy, ptxas 13.0 encodes a sum of a register and a uniform register wrongly: the launch ends
+            // with an illegal instruction. The maximum, which is the address itself, keeps it from seeing the sum.
+            let target = match source.policy {
+                Some(_) => e.pure_asm("max.u32 $0, $1, 1;", "=r,r", &[target], e.types.i32),
+                None => target,
+            };
             let mut operands = vec![target, address];
             let mut constraints = String::from("r,l");
             let size = inside.map(|inside| {
@@ -511,19 +525,24 @@ impl<'c> Lowering<'c> {
                 text += &format!("@${} ", 2 + size.iter().count());
             }
             let kind = if vec_bytes == 16 { "cg" } else { "ca" };
+            let hint = Hint::of(source.policy, 2 + size.iter().chain(&once).count());
             text += &format!(
-                "cp.async.{kind}.shared.global [$0 + {target_constant}], [$1 + {constant}], {vec_bytes}"
+                "cp.async.{kind}.shared.global{} [$0 + {target_constant}], [$1 + {constant}], {vec_bytes}",
+                hint.modifier
             );
             if let Some(size) = size {
                 operands.push(size);
                 constraints += ",r";
                 text += ", $2";
             }
+            text += &hint.operand;
             text += ";";
             if let Some(once) = once {
                 operands.push(once);
                 constraints += ",b";
             }
+            operands.extend(hint.policy);
+            constraints += hint.constraint;
             e.asm(&text, &(constraints + ",~{memory}"), &operands, &[]);
         }
         Ok(())
@@ -584,7 +603,7 @@ impl<'c> Lowering<'c> {
         let addresses = self.element_addresses(op, &view, index, mask, layout.num_registers())?;
         let mut elements = Vec::new();
         for (address, number, inside) in addresses {
-            let loaded = self.load(address, 0, elem_bytes(dtype), inside);
+            let loaded = self.load((address, None), 0, elem_bytes(dtype), inside);
             if dtype == DType::F4E2M1FN {
                 let odd = self.is_odd(number);
                 let nibble = self.nibble(loaded[0], odd);

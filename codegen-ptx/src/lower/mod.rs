@@ -15,6 +15,7 @@ mod global;
 mod mma;
 mod mma_scaled;
 mod narrow;
+mod policy;
 mod reduce;
 mod rows;
 mod shape;
@@ -121,6 +122,7 @@ pub fn lower_to_llvm<'c>(
     lowering.expect_stores_of(function);
     lowering.mutated = std::mem::take(&mut lowering.written);
     lowering.bind_arguments(&arguments, entry, options.facts);
+    lowering.bind_policies(function, &arguments)?;
     if has_checks(function) {
         let behind = 1 + lowering.tensor_maps.len();
         lowering.record = tile_ir::types::args_of(entry).into_iter().nth_back(behind - 1);
@@ -318,7 +320,8 @@ impl<'c> Lowering<'c> {
                     let pointer = parameters[at];
                     at += 1 + 2 * found.rank;
                     tensor += 1;
-                    Lowered::View(Rc::new(View { dtype: found.dtype, pointer, dims, strides, facts }))
+                    let policy = None;
+                    Lowered::View(Rc::new(View { dtype: found.dtype, pointer, dims, strides, policy, facts }))
                 }
                 None => {
                     let parameter = parameters[at];
@@ -485,9 +488,11 @@ impl<'c> Lowering<'c> {
                 self.lower_enter_cluster();
                 Ok(())
             }
-            GpuOp::TmaCopy { index, smem, barriers, slot, tile_shape, box_shape, map, cluster, .. } => {
+            GpuOp::TmaCopy {
+                view, index, smem, barriers, slot, tile_shape, box_shape, map, cluster, ..
+            } => {
                 let shapes = (&tile_shape[..], &box_shape[..]);
-                self.lower_tma_copy(op, &index, [smem, barriers, slot], shapes, (map, cluster))
+                self.lower_tma_copy(op, (view, &index), [smem, barriers, slot], shapes, (map, cluster))
             }
             GpuOp::MbarrierWait { barriers, slot, parity } => {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])

@@ -102,8 +102,11 @@ impl<'c> Lowering<'c> {
         let one = e.f32(1.0);
         let elements = tile.elements(e);
         let distinct = elements.iter().enumerate().filter(|(r, _)| *r as u32 & replicas == 0);
-        let holds: Vec<Val> =
-            distinct.map(|(_, element)| e.compare("llvm.fcmp", ORDERED_EQUAL, *element, one)).collect();
+        let is_one = |(_, element): (usize, &Val<'c>)| match tile.dtype {
+            DType::Bool => *element,
+            _ => e.compare("llvm.fcmp", ORDERED_EQUAL, *element, one),
+        };
+        let holds: Vec<Val> = distinct.map(is_one).collect();
         let own = holds.into_iter().reduce(|a, b| e.binary("llvm.and", a, b));
         let (own, all) = (own.ok_or_else(|| internal(op, "a tile has no elements"))?, e.i32(-1));
         let agreed = e.call("llvm.nvvm.vote.all.sync", &[all, own], e.types.i1);

@@ -52,6 +52,8 @@ pub(super) struct View<'c> {
     pub dims: Vec<Val<'c>>,
     /// Strides in elements, i64; a constant where the facts say so.
     pub strides: Vec<Val<'c>>,
+    /// The L2 policy of loads, i64, where they have one.
+    pub policy: Option<Val<'c>>,
     pub facts: TensorFacts,
 }
 

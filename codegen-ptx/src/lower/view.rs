@@ -30,6 +30,7 @@ impl<'c> Lowering<'c> {
             pointer: whole.pointer,
             dims: whole.dims.clone(),
             strides: whole.strides.clone(),
+            policy: whole.policy,
             facts,
         };
         let &extent = whole.dims.get(axis).ok_or_else(|| internal(op, "no such axis"))?;
@@ -71,7 +72,7 @@ impl<'c> Lowering<'c> {
         let width = elem_bytes(view.dtype);
         let mut bits = match inside.filter(|_| is_fixed) {
             Some(inside) => self.fixed_load(address, width, inside),
-            None => self.load(address, 0, width, inside)[0],
+            None => self.load((address, None), 0, width, inside)[0],
         };
         if view.dtype == DType::F4E2M1FN {
             let number = self.e.convert("llvm.trunc", elements, self.e.types.i32);

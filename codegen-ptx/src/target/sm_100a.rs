@@ -10,6 +10,7 @@ pub(super) static TARGET: Target = Target {
     compute_capability: (10, 0),
     ptx_version: (8, 6),
     passes: &[
+        Pass::StreamLoads,
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
@@ -17,6 +18,7 @@ pub(super) static TARGET: Target = Target {
         Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::SkipOnes,
+        Pass::SkipMaxima,
         Pass::AllocateShared,
     ],
     limits: Limits {

@@ -10,12 +10,14 @@ pub(super) static TARGET: Target = Target {
     compute_capability: (12, 0),
     ptx_version: (8, 7),
     passes: &[
+        Pass::StreamLoads,
         Pass::SplitMasks,
         Pass::Persist,
         Pass::AssignLayouts,
         Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::SkipOnes,
+        Pass::SkipMaxima,
         Pass::AllocateShared,
     ],
     limits: Limits {

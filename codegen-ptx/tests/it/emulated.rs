@@ -57,6 +57,7 @@ fn way(draw: &mut Draw) -> Way {
             ping_pong: draw.chance(1, 3),
             persistent: draw.chance(1, 3),
             compute_ahead: draw.chance(1, 3),
+            stream_loads: draw.chance(1, 3),
             tf32_wgmma: draw.chance(1, 3),
         },
         ctas: draw.pick(&[1, 2, 3, 5]),

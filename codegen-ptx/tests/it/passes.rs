@@ -35,6 +35,7 @@ fn lower<'c>(module: &Module<'c>, settings: Settings) -> Result<(Module<'c>, Vec
         num_stages: settings.num_stages,
         occupancy: settings.occupancy,
         num_ctas: 1,
+        front_stages: 2,
         switches: Switches { warp_specialize: false, bulk_stores: false, ..Switches::of(&Config::default()) },
         facts: facts(module, settings.aligned),
         remarks: Vec::new(),

@@ -57,6 +57,7 @@ fn context_of(module: &Module) -> PassContext {
         num_stages: 3,
         occupancy: 1,
         num_ctas: 1,
+        front_stages: 2,
         switches: Switches { persistent: true, ..Switches::of(&Config::default()) },
         facts: facts(module, true),
         remarks: Vec::new(),

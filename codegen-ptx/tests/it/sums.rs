@@ -48,6 +48,7 @@ fn context_of(target: &'static Target, module: &Module) -> PassContext {
         num_stages: 2,
         occupancy: 1,
         num_ctas: 1,
+        front_stages: 2,
         switches: Switches::of(&Config::default()),
         facts: facts(module, true),
         remarks: Vec::new(),

@@ -79,6 +79,7 @@ pub fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> 
         num_stages: 3,
         occupancy: 1,
         num_ctas: 1,
+        front_stages: 2,
         switches: Switches::of(&Config::default()),
         facts: facts(module, true),
         remarks: Vec::new(),

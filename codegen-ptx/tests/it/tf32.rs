@@ -24,6 +24,7 @@ const ON: Switches = Switches {
     persistent: false,
     tf32_wgmma: true,
     compute_ahead: false,
+    stream_loads: false,
 };
 
 /// A product of f32, of an rhs that is contiguous along K or not.

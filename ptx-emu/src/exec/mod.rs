@@ -7,7 +7,7 @@ mod matrix;
 use crate::cluster::{Sent, What, in_cluster, own};
 use crate::fault::Wrong;
 use crate::memory::{Memory, Params};
-use crate::op::{Arg, Atomic, Inst, Op, Shuffle, Space, Type};
+use crate::op::{Arg, Atomic, Inst, Op, POLICY, Shuffle, Space, Type};
 use crate::order::Knowledge;
 use crate::parse::Entry;
 use crate::shared::{By, Shared, release};
@@ -107,6 +107,12 @@ impl Cta {
         at: &Launched<'_>,
         memory: &mut Memory<'_>,
     ) -> Result<bool, Wrong> {
+        if let Some(policy) = &inst.policy {
+            let policies = self.warps[w].get(policy, &at.place);
+            if let Some(lane) = lanes(mask).find(|lane| policies[*lane] != POLICY) {
+                return Err(Wrong::Policy { found: policies[lane] });
+            }
+        }
         match inst.op {
             Op::Load { space, bytes, signed } => {
                 self.load(w, inst, mask, space, bytes, signed, at, memory)?
@@ -562,6 +568,7 @@ fn scalar(warp: &mut Warp, inst: &Inst, mask: u32, at: &Launched<'_>) -> Result<
             let holds = get(1);
             out = [u64::from(lanes(mask).all(|lane| holds[lane] != 0)); LANES];
         }
+        Op::CreatePolicy => out = [POLICY; LANES],
         Op::Elect => {
             let Arg::Pair(leader, elected) = args[0] else {
                 return Err(Wrong::Unsupported("elect.sync with one result".to_owned()));

@@ -62,7 +62,11 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
     }
     buffers.retain(|b| !b.life.is_empty());
     let total = place(&mut buffers);
-    let available = cx.target.limits.smem_per_cta_bytes;
+    // Second slots are not worth a CTA less on an SM.
+    let available = match cx.front_stages {
+        1 => cx.target.limits.smem_per_cta_bytes,
+        _ => cx.shared_memory_per_cta(),
+    };
     if total > available {
         return Err(PassError::SharedMemory { needed: total, available, target: cx.target.part });
     }

@@ -14,9 +14,11 @@ mod persist;
 mod pipeline_loads;
 mod rewrite;
 mod skip_idle;
+mod skip_maxima;
 mod skip_ones;
 mod split_masks;
 mod start_ahead;
+mod stream_loads;
 mod take_turns;
 mod tensor_maps;
 mod two_in_flight;
@@ -37,6 +39,8 @@ use tile_lang::{Config, DType};
 /// A rewrite of a whole module.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pass {
+    /// Tile dialect to tile dialect: tensors that a launch reads once are found.
+    StreamLoads,
     /// Tile dialect to tile dialect: masks are applied only in iterations that need them.
     SplitMasks,
     /// Tile dialect to tile dialect: products of operands with scales become products of widened operands.
@@ -67,13 +71,16 @@ pub enum Pass {
     FenceOperands,
     /// Accumulators are multiplied only where a factor is not 1.
     SkipOnes,
+    /// Lanes exchange the maxima of rows only where one has grown.
+    SkipMaxima,
     /// Every buffer gets its offset.
     AllocateShared,
 }
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 16] = [
+    pub const ALL: [Pass; 18] = [
+        Pass::StreamLoads,
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
@@ -89,12 +96,14 @@ impl Pass {
         Pass::BulkStores,
         Pass::FenceOperands,
         Pass::SkipOnes,
+        Pass::SkipMaxima,
         Pass::AllocateShared,
     ];
 
     /// The pass's name: `assign-layouts`.
     pub fn name(self) -> &'static str {
         match self {
+            Pass::StreamLoads => "stream-loads",
             Pass::SplitMasks => "split-masks",
             Pass::DecomposeScaled => "decompose-scaled",
             Pass::Persist => "persist",
@@ -110,6 +119,7 @@ impl Pass {
             Pass::BulkStores => "bulk-stores",
             Pass::FenceOperands => "fence-operands",
             Pass::SkipOnes => "skip-ones",
+            Pass::SkipMaxima => "skip-maxima",
             Pass::AllocateShared => "allocate-shared",
         }
     }
@@ -117,6 +127,7 @@ impl Pass {
     /// What a kernel lacks that the pass leaves as it is without a word.
     fn idle(self) -> &'static str {
         match self {
+            Pass::StreamLoads => "no tensor is read once",
             Pass::DecomposeScaled => "no product has scales",
             Pass::DeferSums => "no loop adds up sums of rows",
             Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
@@ -124,6 +135,7 @@ impl Pass {
             Pass::SkipIdle | Pass::OverlapProducts => "no loop holds a product of wgmma",
             Pass::FenceOperands => "no wgmma reads what threads write",
             Pass::SkipOnes => "no accumulator is multiplied by a factor a row",
+            Pass::SkipMaxima => "no loop keeps a maximum that has grown little",
             _ => "nothing for it to do",
         }
     }
@@ -134,6 +146,7 @@ impl Pass {
     /// See [`PassError`].
     pub fn run<'c>(self, module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
         match self {
+            Pass::StreamLoads => Ok(stream_loads::run(module, cx)),
             Pass::SplitMasks => Ok(split_masks::run(module, cx)),
             Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
             Pass::Persist => Ok(persist::run(module, cx)),
@@ -149,6 +162,7 @@ impl Pass {
             Pass::BulkStores => bulk_stores::run(module, cx),
             Pass::FenceOperands => fence_operands::run(module, cx),
             Pass::SkipOnes => Ok(skip_ones::run(module, cx)),
+            Pass::SkipMaxima => Ok(skip_maxima::run(module, cx)),
             Pass::AllocateShared => allocate_shared::run(module, cx),
         }
     }
@@ -177,6 +191,8 @@ pub struct Switches {
     pub tf32_wgmma: bool,
     /// What a product multiplies is computed while the one before runs.
     pub compute_ahead: bool,
+    /// What a launch reads once leaves L2 first.
+    pub stream_loads: bool,
 }
 
 impl Switches {
@@ -190,6 +206,7 @@ impl Switches {
             persistent,
             tf32_wgmma,
             compute_ahead,
+            stream_loads,
             ..
         } = *config;
         Switches {
@@ -200,12 +217,14 @@ impl Switches {
             persistent,
             tf32_wgmma,
             compute_ahead,
+            stream_loads,
         }
     }
 
     /// The switch that keeps a pass from running.
     fn off(&self, pass: Pass) -> Option<&'static str> {
         let (switch, is_on) = match pass {
+            Pass::StreamLoads => ("stream_loads", self.stream_loads),
             Pass::SplitMasks => ("split_masks", self.split_masks),
             Pass::Persist => ("persistent", self.persistent),
             Pass::WarpSpecialize => ("warp_specialize", self.warp_specialize),
@@ -230,6 +249,9 @@ pub struct PassContext {
     pub occupancy: usize,
     /// CTAs of a cluster, a power of two; 1 for none.
     pub num_ctas: usize,
+    /// Slots of rings whose copies are made once a program, where CTAs walk over programs; [`run_passes`] makes do
+    /// with 1 where shared memory is short.
+    pub front_stages: usize,
     /// Which passes may run.
     pub switches: Switches,
     /// Facts about each tensor argument in order.
@@ -256,6 +278,13 @@ impl PassContext {
             self.remark(pass, None, message);
         }
         self.remarks[before..].iter_mut().for_each(|remark| remark.fired = fired);
+    }
+
+    /// Shared memory that a CTA may use at the wanted occupancy.
+    fn shared_memory_per_cta(&self) -> usize {
+        let limits = &self.target.limits;
+        let share = limits.smem_per_sm_bytes / self.occupancy.max(1);
+        share.saturating_sub(limits.smem_reserved_per_cta_bytes).min(limits.smem_per_cta_bytes)
     }
 
     /// Registers that one thread may use at the wanted occupancy.
@@ -360,6 +389,18 @@ pub fn run_passes<'c>(
     module: &Module<'c>,
     cx: &mut PassContext,
 ) -> Result<Module<'c>, PassError> {
+    let said = cx.remarks.len();
+    match run_once(passes, module, cx) {
+        Err(PassError::SharedMemory { .. }) if cx.front_stages > 1 => {
+            cx.remarks.truncate(said);
+            cx.front_stages = 1;
+            run_once(passes, module, cx)
+        }
+        done => done,
+    }
+}
+
+fn run_once<'c>(passes: &[Pass], module: &Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
     let mut module = module.clone();
     let mut text = module.to_text();
     for &pass in passes {
@@ -368,7 +409,7 @@ pub fn run_passes<'c>(
         let changed = module.to_text();
         cx.conclude(pass, before, text != changed);
         text = changed;
-        if matches!(pass, Pass::SplitMasks | Pass::DecomposeScaled | Pass::Persist) {
+        if matches!(pass, Pass::StreamLoads | Pass::SplitMasks | Pass::DecomposeScaled | Pass::Persist) {
             debug_assert!(tile_ir::verify(&module).is_ok(), "the tile dialect's rules hold after {pass}");
         } else if cfg!(debug_assertions) {
             verify(&module).map_err(|violations| PassError::Malformed { pass, violations })?;

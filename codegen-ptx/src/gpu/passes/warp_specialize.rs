@@ -5,8 +5,8 @@
 //! additional warp. Copies that nothing reads in between share a ring, with two mbarriers for each slot: one thread
 //! waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies; the other warps
 //! wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such a loop, as of
-//! attention's queries, are made by the same warp, each in a ring of one slot: where CTAs walk over programs, those of
-//! the next one come while the present one ends. Invariant: in every iteration both sides wait and arrive once at each
+//! attention's queries, are made by the same warp: where CTAs walk over programs, those of the next one come while the
+//! present one runs, into a second slot if there is room for it. Invariant: in every iteration both sides wait and arrive once at each
 //! ring, so that slot and parity of an iteration are the same on both sides.
 //!
 //! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
@@ -110,8 +110,9 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
                     "{count} copies are made by a warp of their own, in {rings} rings of {} slots",
                     cx.num_stages
                 );
-                if !front.is_empty() {
-                    message += &format!("; and {} in front of the loop", front.len());
+                if let Some(Plan { stages, .. }) = front.first() {
+                    let slots = if *stages == 1 { "slot" } else { "slots" };
+                    message += &format!("; and {} in front of the loop, of {stages} {slots}", front.len());
                 }
                 cx.remark(PASS, place, message);
                 plans.extend(planned);
@@ -257,7 +258,8 @@ impl<'c> Planner<'_, 'c> {
                 self.needed.extend(needed);
                 let filled = Filled { copy, address: Vec::new(), number, map };
                 let ring = Ring { copies: vec![filled], full: None, empty: None };
-                found.push(Plan { nest: nest.to_vec(), rings: vec![ring], stages: 1, is_in_front: true });
+                let stages = if nest.is_empty() { 1 } else { cx.front_stages };
+                found.push(Plan { nest: nest.to_vec(), rings: vec![ring], stages, is_in_front: true });
             }
         }
         found

@@ -38,7 +38,7 @@ impl<'c> Lowering<'c> {
                 let offset = layout.apply(register as u32, 0, 0);
                 let inside = self.all_inside(&mut block, &offset);
                 let (address, constant) = self.address(&mut block, &offset);
-                loaded.push((offset, self.load(address, constant, bytes, inside)));
+                loaded.push((offset, self.load((address, block.view.policy), constant, bytes, inside)));
             }
             for (offset, words) in loaded {
                 let target = shared.offset(&layout, &offset, false);
