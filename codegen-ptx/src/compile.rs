@@ -101,6 +101,9 @@ pub struct Compiled {
     /// The kernel runs all programs of a grid in any number of CTAs along x. It takes the grid's three extents, i32,
     /// after its arguments; programs and CTAs together are to be fewer than 2^31.
     pub persistent: bool,
+    /// Bytes of a part, for a kernel that splits sums over CTAs: it takes the addresses of a part for each CTA, and of a
+    /// 32-bit counter for each, zero before and after a launch.
+    pub part_bytes: Option<usize>,
     /// CTAs of a cluster along x, of which the extents of grid and launch are to be multiples; 1 where they are launched
     /// alone.
     pub num_ctas: u32,
@@ -239,6 +242,7 @@ fn compile_here(module: &Module, options: &CompileOptions) -> Result<Compiled, L
         checks,
         tensor_maps: needs.tensor_maps,
         persistent: needs.persistent,
+        part_bytes: needs.part_bytes,
         num_ctas: needs.cluster.unwrap_or(1) as u32,
         remarks: passes.remarks,
         resources,

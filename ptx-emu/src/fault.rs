@@ -94,6 +94,16 @@ pub enum Wrong {
         /// What it did: `read` or `wrote`.
         other_action: &'static str,
     },
+    /// A bulk copy overwrites what threads loaded without a proxy fence behind the loads.
+    #[error(
+        "a bulk copy overwrites shared memory at {address:#x}, which {other} loaded, without a `fence.proxy.async` between"
+    )]
+    LoadFence {
+        /// Where.
+        address: u64,
+        /// Who loaded it.
+        other: String,
+    },
     /// An asynchronous operation reads what threads wrote without a proxy fence between.
     #[error(
         "an asynchronous operation reads shared memory at {address:#x}, which {other} wrote, without a `fence.proxy.async` between"

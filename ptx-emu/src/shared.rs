@@ -17,6 +17,8 @@ pub(crate) struct Shared {
     written: Vec<u32>,
     /// For each agent, the step in which it last read each byte; empty for one that read nothing.
     read: Vec<Vec<u32>>,
+    /// The same of loads alone, which bulk copies may overtake.
+    loaded: Vec<Vec<u32>>,
     /// Asynchronous operations that write each byte, and that read it.
     writes_in_flight: Vec<u8>,
     reads_in_flight: Vec<u8>,
@@ -41,6 +43,7 @@ impl Shared {
             writer: vec![0; bytes],
             written: vec![0; bytes],
             read: vec![Vec::new(); (warps + 1) * ctas],
+            loaded: vec![Vec::new(); (warps + 1) * ctas],
             writes_in_flight: vec![0; bytes],
             reads_in_flight: vec![0; bytes],
         }
@@ -107,6 +110,16 @@ impl Shared {
                 return Err(Wrong::Race { action: "writes", address, other, other_action: "read" });
             }
         }
+        // Loads may be overtaken by a copy of the other proxy, though an arrival behind them has been seen.
+        for (agent, loaded) in self.loaded.iter().enumerate().filter(|_| by.is_async) {
+            let fenced = by.knows.fenced.get(agent);
+            let late =
+                loaded.get(range.clone()).and_then(|steps| steps.iter().position(|&step| step > fenced));
+            if let Some(at) = late {
+                let address = SHARED_BASE + (range.start + at) as u64;
+                return Err(Wrong::LoadFence { address, other: self.name(agent) });
+            }
+        }
         Ok(())
     }
 
@@ -148,7 +161,12 @@ impl Shared {
         self.not_in_flight("reads", &range)?;
         self.initialized(&range)?;
         self.after_writes("reads", &range, by)?;
-        self.note_read(&range, by.agent, by.knows.clock.get(by.agent));
+        let step = by.knows.clock.get(by.agent);
+        self.note_read(&range, by.agent, step);
+        let size = self.bytes.len();
+        let loaded = &mut self.loaded[by.agent];
+        loaded.resize(size, 0);
+        loaded[range.clone()].fill(step);
         Ok(&self.bytes[range])
     }
 

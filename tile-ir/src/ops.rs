@@ -28,26 +28,94 @@ pub fn reduce_name(kind: ReduceKind) -> &'static str {
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum TileOp<'c> {
-    ProgramId { axis: usize },
-    NumPrograms { axis: usize },
-    Dim { view: Val<'c>, axis: usize },
-    At { view: Val<'c>, index: Vec<Val<'c>> },
-    Slice { view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c> },
-    ArriveLast { view: Val<'c>, index: Vec<Val<'c>>, count: Val<'c> },
-    Check { cond: Val<'c>, message: String },
-    Load { view: Val<'c>, index: Vec<Val<'c>> },
-    Store { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c> },
-    Gather { view: Val<'c>, index: Vec<Val<'c>>, mask: Option<Val<'c>> },
-    Scatter { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c>, mask: Option<Val<'c>> },
-    Splat { scalar: Val<'c> },
+    ProgramId {
+        axis: usize,
+    },
+    NumPrograms {
+        axis: usize,
+    },
+    Dim {
+        view: Val<'c>,
+        axis: usize,
+    },
+    At {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+    },
+    Slice {
+        view: Val<'c>,
+        axis: usize,
+        start: Val<'c>,
+        len: Val<'c>,
+    },
+    ArriveLast {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        count: Val<'c>,
+    },
+    /// `workspace` is the addresses of parts and counters, `numbers` are place, count, first CTA and slot.
+    JoinParts {
+        workspace: [Val<'c>; 2],
+        numbers: [Val<'c>; 4],
+    },
+    Check {
+        cond: Val<'c>,
+        message: String,
+    },
+    Load {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+    },
+    Store {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        value: Val<'c>,
+    },
+    Gather {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        mask: Option<Val<'c>>,
+    },
+    Scatter {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        value: Val<'c>,
+        mask: Option<Val<'c>>,
+    },
+    Splat {
+        scalar: Val<'c>,
+    },
     Iota,
-    Reshape { tile: Val<'c> },
-    Broadcast { tile: Val<'c> },
-    Transpose { tile: Val<'c>, perm: Vec<usize> },
-    Reduce { tile: Val<'c>, axis: usize, kind: ReduceKind },
-    Mma { lhs: Val<'c>, rhs: Val<'c>, acc: Val<'c> },
-    MmaScaled { lhs: Val<'c>, lhs_scales: Val<'c>, rhs: Val<'c>, rhs_scales: Val<'c>, acc: Val<'c> },
-    Cast { value: Val<'c> },
+    Reshape {
+        tile: Val<'c>,
+    },
+    Broadcast {
+        tile: Val<'c>,
+    },
+    Transpose {
+        tile: Val<'c>,
+        perm: Vec<usize>,
+    },
+    Reduce {
+        tile: Val<'c>,
+        axis: usize,
+        kind: ReduceKind,
+    },
+    Mma {
+        lhs: Val<'c>,
+        rhs: Val<'c>,
+        acc: Val<'c>,
+    },
+    MmaScaled {
+        lhs: Val<'c>,
+        lhs_scales: Val<'c>,
+        rhs: Val<'c>,
+        rhs_scales: Val<'c>,
+        acc: Val<'c>,
+    },
+    Cast {
+        value: Val<'c>,
+    },
 }
 
 impl<'c> TileOp<'c> {
@@ -70,6 +138,10 @@ impl<'c> TileOp<'c> {
             "arrive_last" => {
                 let (count, rest) = operands.split_last()?;
                 TileOp::ArriveLast { view: *rest.first()?, index: rest[1..].to_vec(), count: *count }
+            }
+            "join_parts" => {
+                let [parts, counters, place, count, first, slot] = operands[..] else { return None };
+                TileOp::JoinParts { workspace: [parts, counters], numbers: [place, count, first, slot] }
             }
             "check" => TileOp::Check { cond: first()?, message: str_attr(op, "message")? },
             "load" => TileOp::Load { view: first()?, index: operands[1..].to_vec() },
@@ -304,6 +376,12 @@ impl<'c> Builder<'c> {
     pub fn arrive_last(&self, view: Val<'c>, index: &[Val<'c>], count: Val<'c>) -> Val<'c> {
         let operands: Vec<_> = [view].into_iter().chain(index.iter().copied()).chain([count]).collect();
         self.value("tile.arrive_last", &operands, element_type(self.context, DType::Bool), &[])
+    }
+
+    /// `tile.join_parts` of the sum of the loop in front.
+    pub fn join_parts(&self, workspace: [Val<'c>; 2], numbers: [Val<'c>; 4]) -> Val<'c> {
+        let operands: Vec<_> = workspace.into_iter().chain(numbers).collect();
+        self.value("tile.join_parts", &operands, element_type(self.context, DType::Bool), &[])
     }
 
     /// `tile.check` of a condition.

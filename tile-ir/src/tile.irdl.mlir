@@ -71,6 +71,17 @@ irdl.dialect @tile {
     irdl.results(last: %bool)
   }
 
+  // Marks where the parts of a sum meet that is split over CTAs: of the sum that the loop in front carries, `count` CTAs
+  // hold a part each, in slots from `first` on of the parts at an address, this one in `slot`; they count at `place` of
+  // the counters at another. True in the CTA that goes on with the whole sum.
+  irdl.operation @join_parts {
+    %address = irdl.is i64
+    %index = irdl.is index
+    %bool = irdl.is i1
+    irdl.operands(parts: %address, counters: %address, place: %index, count: %index, first: %index, slot: %index)
+    irdl.results(last: %bool)
+  }
+
   // Reports where the condition is false; the program goes on or ends, as whoever runs it decides.
   irdl.operation @check {
     %bool = irdl.is i1

@@ -324,7 +324,7 @@ impl<'c> Check<'c> {
                 }
                 self.writable(view);
             }
-            TileOp::Check { .. } => {}
+            TileOp::Check { .. } | TileOp::JoinParts { .. } => {}
             TileOp::Load { view, index } => {
                 let tile = self.result();
                 self.block(view, index.len(), tile);

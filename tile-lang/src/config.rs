@@ -36,6 +36,8 @@ pub struct Config {
     pub compute_ahead: bool,
     /// Whether what a launch reads once leaves L2 first.
     pub stream_loads: bool,
+    /// Whether CTAs that walk over programs split the sums of those that do not fill a round.
+    pub split_tail: bool,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -58,6 +60,7 @@ impl Default for Config {
             tf32_wgmma: false,
             compute_ahead: false,
             stream_loads: false,
+            split_tail: false,
             tuned_for: None,
         }
     }
@@ -65,7 +68,7 @@ impl Default for Config {
 
 impl Config {
     /// The names of the launch options, in the order they are printed.
-    pub const LAUNCH_OPTIONS: [&'static str; 12] = [
+    pub const LAUNCH_OPTIONS: [&'static str; 13] = [
         "num_warps",
         "num_stages",
         "occupancy",
@@ -78,6 +81,7 @@ impl Config {
         "tf32_wgmma",
         "compute_ahead",
         "stream_loads",
+        "split_tail",
     ];
 
     /// Whether a launch option is a switch, which is 0 or 1.
@@ -100,6 +104,7 @@ impl Config {
             "tf32_wgmma" => Some(self.tf32_wgmma.into()),
             "compute_ahead" => Some(self.compute_ahead.into()),
             "stream_loads" => Some(self.stream_loads.into()),
+            "split_tail" => Some(self.split_tail.into()),
             _ => self.consts.get(name).copied(),
         }
     }
@@ -119,6 +124,7 @@ impl Config {
             "tf32_wgmma" => self.tf32_wgmma = value != 0,
             "compute_ahead" => self.compute_ahead = value != 0,
             "stream_loads" => self.stream_loads = value != 0,
+            "split_tail" => self.split_tail = value != 0,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

@@ -205,6 +205,8 @@ impl Parts<'_> {
                 pub compute_ahead: ::core::primitive::bool,
                 /// Whether what a launch reads once leaves L2 first.
                 pub stream_loads: ::core::primitive::bool,
+                /// Whether CTAs that walk over programs split the sums of those that do not fill a round.
+                pub split_tail: ::core::primitive::bool,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -234,6 +236,7 @@ impl Parts<'_> {
                         tf32_wgmma: self.tf32_wgmma,
                         compute_ahead: self.compute_ahead,
                         stream_loads: self.stream_loads,
+                        split_tail: self.split_tail,
                         tuned_for: self.tuned_for,
                         ..::core::default::Default::default()
                     };
@@ -245,7 +248,8 @@ impl Parts<'_> {
                     // Every field: one that is left out does not compile.
                     let Config {
                         #(#fields,)* num_warps, num_stages, occupancy, num_ctas, warp_specialize, split_masks, ping_pong,
-                        bulk_stores, persistent, tf32_wgmma, compute_ahead, stream_loads, tuned_for
+                        bulk_stores, persistent, tf32_wgmma, compute_ahead, stream_loads, split_tail,
+                        tuned_for
                     } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
                     for option in [num_warps, num_stages, occupancy, num_ctas] {
@@ -253,7 +257,7 @@ impl Parts<'_> {
                     }
                     for switch in [
                         warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, compute_ahead,
-                        stream_loads,
+                        stream_loads, split_tail,
                     ] {
                         #sink(switch.into());
                     }
@@ -275,6 +279,7 @@ impl Parts<'_> {
                         tf32_wgmma: config.tf32_wgmma,
                         compute_ahead: config.compute_ahead,
                         stream_loads: config.stream_loads,
+                        split_tail: config.split_tail,
                         tuned_for: config.tuned_for,
                     }
                 }

@@ -1,7 +1,7 @@
 //! What a launch of a kernel needs beside its arguments.
 
 use super::cluster::ctas_of;
-use super::dialect::Smem;
+use super::dialect::{Smem, layout_of};
 use super::ops::GpuOp;
 use serde::{Deserialize, Serialize};
 use tile_ir::Module;
@@ -39,6 +39,9 @@ pub struct LaunchNeeds {
     pub persistent: bool,
     /// CTAs of a cluster along x, where they are launched in clusters.
     pub cluster: Option<usize>,
+    /// Bytes of a part, where sums are split over CTAs: behind the grid's extents the kernel takes the address of a part
+    /// for each CTA, and of a 32-bit counter for each, zero before and after.
+    pub part_bytes: Option<usize>,
 }
 
 impl LaunchNeeds {
@@ -53,6 +56,11 @@ impl LaunchNeeds {
         for op in nested_ops(module.function()) {
             match GpuOp::of(op) {
                 Some(GpuOp::Producer { warps, .. }) => needs.producer_warps = warps,
+                Some(GpuOp::PutPart { tile, .. }) => {
+                    let warps = int_attr(module.function(), "tgpu.num_warps").unwrap_or(1) as usize;
+                    let registers = layout_of(type_of(tile)).map_or(0, |layout| layout.num_registers());
+                    needs.part_bytes = Some(registers * warps * 32 * 4);
+                }
                 Some(
                     ref copy @ (GpuOp::TmaCopy { view, smem, ref box_shape, map, .. }
                     | GpuOp::BulkStore { view, smem, ref box_shape, map, .. }),

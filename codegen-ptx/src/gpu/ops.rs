@@ -10,7 +10,7 @@ use melior::ir::attribute::{
 use tile_ir::Builder;
 use tile_ir::ops::{ReduceKind, reduce_name};
 use tile_ir::types::{
-    Op, Val, array_attr, bool_attr, dtype_of, element_type, int_attr, name_of, operands_of, results_of,
+    Op, Val, array_attr, attr, bool_attr, dtype_of, element_type, int_attr, name_of, operands_of, results_of,
     str_attr, type_of, view_of,
 };
 use tile_lang::DType;
@@ -178,6 +178,8 @@ pub enum GpuOp<'c> {
         slot: Val<'c>,
         /// At the barriers of all CTAs of the cluster.
         cluster: bool,
+        /// Threads have loaded from the slot, which bulk copies overwrite next.
+        loaded: bool,
     },
     HasRows {
         first: Val<'c>,
@@ -195,6 +197,20 @@ pub enum GpuOp<'c> {
         tile: Val<'c>,
         axis: usize,
         kind: ReduceKind,
+    },
+    PutPart {
+        tile: Val<'c>,
+        parts: Val<'c>,
+        slot: Val<'c>,
+    },
+    GetPart {
+        parts: Val<'c>,
+        slot: Val<'c>,
+    },
+    ArriveAt {
+        counters: Val<'c>,
+        place: Val<'c>,
+        count: Val<'c>,
     },
     Splat {
         scalar: Val<'c>,
@@ -338,7 +354,10 @@ impl<'c> GpuOp<'c> {
                 }
             }
             "mbarrier_wait" => GpuOp::MbarrierWait { barriers: at(0)?, slot: at(1)?, parity: at(2)? },
-            "mbarrier_arrive" => GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster },
+            "mbarrier_arrive" => {
+                let loaded = attr(op, "loaded").is_some();
+                GpuOp::MbarrierArrive { barriers: at(0)?, slot: at(1)?, cluster, loaded }
+            }
             "has_rows" => GpuOp::HasRows { first: at(0)?, extent: at(1)?, steps: sizes("steps")? },
             "reduce" | "reduce_registers" => {
                 let kind = [ReduceKind::Sum, ReduceKind::Max, ReduceKind::Min]
@@ -350,6 +369,9 @@ impl<'c> GpuOp<'c> {
                     _ => GpuOp::ReduceRegisters { tile, axis, kind },
                 }
             }
+            "put_part" => GpuOp::PutPart { tile: at(0)?, parts: at(1)?, slot: at(2)? },
+            "get_part" => GpuOp::GetPart { parts: at(0)?, slot: at(1)? },
+            "arrive_at" => GpuOp::ArriveAt { counters: at(0)?, place: at(1)?, count: at(2)? },
             "splat" => GpuOp::Splat { scalar: at(0)? },
             "iota" => GpuOp::Iota,
             "all_ones" => GpuOp::AllOnes { tile: at(0)? },
@@ -624,8 +646,10 @@ pub trait GpuBuilder<'c> {
     }
 
     /// `tgpu.mbarrier_arrive`.
-    fn mbarrier_arrive(&self, barriers: Val<'c>, slot: Val<'c>) -> Op<'c> {
-        self.builder().op("tgpu.mbarrier_arrive", &[barriers, slot], &[], &[])
+    fn mbarrier_arrive(&self, barriers: Val<'c>, slot: Val<'c>, loaded: bool) -> Op<'c> {
+        let b = self.builder();
+        let loaded = loaded.then(|| ("loaded", BoolAttribute::new(b.context(), true).into()));
+        b.op("tgpu.mbarrier_arrive", &[barriers, slot], &[], loaded.as_slice())
     }
 
     /// `tgpu.has_rows`.
@@ -666,6 +690,22 @@ pub trait GpuBuilder<'c> {
         let name = StringAttribute::new(b.context(), reduce_name(kind)).into();
         let attributes = [("axis", b.int(axis as i64)), ("kind", name)];
         b.value("tgpu.reduce_registers", &[tile], self.distributed(dtype(tile), &layout), &attributes)
+    }
+
+    /// `tgpu.put_part`.
+    fn put_part(&self, tile: Val<'c>, parts: Val<'c>, slot: Val<'c>) -> Op<'c> {
+        self.builder().op("tgpu.put_part", &[tile, parts, slot], &[], &[])
+    }
+
+    /// `tgpu.get_part` of a type.
+    fn get_part(&self, ty: Type<'c>, parts: Val<'c>, slot: Val<'c>) -> Val<'c> {
+        self.builder().value("tgpu.get_part", &[parts, slot], ty, &[])
+    }
+
+    /// `tgpu.arrive_at`.
+    fn arrive_at(&self, counters: Val<'c>, place: Val<'c>, count: Val<'c>) -> Val<'c> {
+        let b = self.builder();
+        b.value("tgpu.arrive_at", &[counters, place, count], element_type(b.context(), DType::Bool), &[])
     }
 
     /// `tgpu.splat`.

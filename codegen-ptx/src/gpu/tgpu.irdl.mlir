@@ -360,6 +360,32 @@ irdl.dialect @tgpu {
     irdl.results(tile: %tile)
   }
 
+  // Puts a tile into a slot of the parts at an address, as each thread holds it.
+  irdl.operation @put_part {
+    %tile = irdl.base "!builtin.tensor"
+    %address = irdl.is i64
+    %index = irdl.is index
+    irdl.operands(tile: %tile, parts: %address, slot: %index)
+  }
+
+  // Gets a tile that was put there in the same layout, by as many threads.
+  irdl.operation @get_part {
+    %tile = irdl.base "!builtin.tensor"
+    %address = irdl.is i64
+    %index = irdl.is index
+    irdl.operands(parts: %address, slot: %index)
+    irdl.results(tile: %tile)
+  }
+
+  // As `tile.arrive_last`, at a place of the counters at an address.
+  irdl.operation @arrive_at {
+    %address = irdl.is i64
+    %index = irdl.is index
+    %bool = irdl.is i1
+    irdl.operands(counters: %address, place: %index, count: %index)
+    irdl.results(last: %bool)
+  }
+
   // Whether all elements that the threads of a warp hold are 1, or true: a condition that is the same in a warp, not in a CTA.
   irdl.operation @all_ones {
     %tile = irdl.base "!builtin.tensor"

@@ -167,6 +167,7 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             "tile.at",
             "tile.slice",
             "tile.arrive_last",
+            "tile.join_parts",
             "tile.check",
             "tile.cast",
         ];

@@ -25,6 +25,17 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let (address, _, inside) = self.element_address(op, view, index)?;
         let count = self.scalar(op, count)?;
+        self.arrive(op, address, inside, count)
+    }
+
+    /// Counts at an address, where `inside` holds.
+    pub(super) fn arrive(
+        &mut self,
+        op: Op<'c>,
+        address: Val<'c>,
+        inside: Option<Val<'c>>,
+        count: Val<'c>,
+    ) -> Result<(), LowerError> {
         self.barrier();
         let first_thread = self.e.threads_without(u32::MAX, u32::MAX);
         let counts = self.e.both(inside, first_thread).ok_or_else(|| internal(op, "no thread counts"))?;

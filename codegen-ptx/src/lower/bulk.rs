@@ -136,8 +136,12 @@ impl<'c> Lowering<'c> {
         op: Op<'c>,
         barriers: Val<'c>,
         slot: Val<'c>,
-        cluster: bool,
+        [cluster, loaded]: [bool; 2],
     ) -> Result<(), LowerError> {
+        if loaded {
+            // An arrival does not wait for the warp's loads to end, and a bulk copy may overtake them.
+            self.e.asm("fence.proxy.async.shared::cta;", "~{memory}", &[], &[]);
+        }
         let barrier = self.mbarrier(op, barriers, slot)?;
         let slot = self.scalar(op, slot)?;
         let ctas = self.num_ctas;

@@ -648,7 +648,7 @@ impl<'c> Lowering<'c> {
     }
 
     /// Warps of the CTA.
-    fn num_warps(&self, op: Op<'c>) -> Result<usize, LowerError> {
+    pub(super) fn num_warps(&self, op: Op<'c>) -> Result<usize, LowerError> {
         self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))
     }
 }

@@ -15,6 +15,7 @@ mod global;
 mod mma;
 mod mma_scaled;
 mod narrow;
+mod parts;
 mod policy;
 mod reduce;
 mod rows;
@@ -62,7 +63,8 @@ pub struct LowerOptions<'a> {
 /// Lowers a module of the gpu level, buffers allocated, to one of the LLVM and NVVM dialects.
 ///
 /// The kernel's parameters are, for each tensor: its address, its extents (i32), its strides in elements (i64);
-/// for each scalar: itself, sizes and bools as i32. A persistent one takes the grid's extents next. A kernel with checks takes one more: the address of four zeroed
+/// for each scalar: itself, sizes and bools as i32. A persistent one takes the grid's extents next, and the addresses of
+/// parts and counters (i64) if it splits sums over CTAs. A kernel with checks takes one more: the address of four zeroed
 /// 32-bit words, where the first check that fails leaves its number plus one and the program's ids.
 /// The tensor maps come last.
 ///
@@ -497,8 +499,8 @@ impl<'c> Lowering<'c> {
             GpuOp::MbarrierWait { barriers, slot, parity } => {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])
             }
-            GpuOp::MbarrierArrive { barriers, slot, cluster } => {
-                self.lower_mbarrier_arrive(op, barriers, slot, cluster)
+            GpuOp::MbarrierArrive { barriers, slot, cluster, loaded } => {
+                self.lower_mbarrier_arrive(op, barriers, slot, [cluster, loaded])
             }
             GpuOp::HasRows { first, extent, steps } => self.lower_has_rows(op, [first, extent], &steps),
             GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps } => {
@@ -511,6 +513,9 @@ impl<'c> Lowering<'c> {
                 self.lower_reduce(op, tile, axis, kind, scratch_offset)
             }
             GpuOp::ReduceRegisters { tile, axis, kind } => self.lower_reduce_registers(op, tile, axis, kind),
+            GpuOp::PutPart { tile, parts, slot } => self.lower_put_part(op, tile, [parts, slot]),
+            GpuOp::GetPart { parts, slot } => self.lower_get_part(op, [parts, slot]),
+            GpuOp::ArriveAt { counters, place, count } => self.lower_arrive_at(op, [counters, place, count]),
             GpuOp::Splat { scalar } => self.lower_splat(op, scalar),
             GpuOp::Iota => self.lower_iota(op),
             GpuOp::AllOnes { tile } => self.lower_all_ones(op, tile),

@@ -15,6 +15,7 @@ pub(super) static TARGET: Target = Target {
         Pass::DecomposeScaled,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::JoinParts,
         Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::SkipOnes,

@@ -14,6 +14,7 @@ pub(super) static TARGET: Target = Target {
         Pass::SplitMasks,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::JoinParts,
         Pass::DeferSums,
         Pass::PipelineLoads,
         Pass::SkipOnes,

@@ -25,6 +25,7 @@ const ON: Switches = Switches {
     tf32_wgmma: true,
     compute_ahead: false,
     stream_loads: false,
+    split_tail: false,
 };
 
 /// A product of f32, of an rhs that is contiguous along K or not.

@@ -250,6 +250,8 @@ fn tile_kind(op: TileOp, dtype: Option<DType>, shape: Vec<usize>) -> Option<Kind
         TileOp::At { .. } => Kind::At,
         TileOp::Slice { axis, .. } => Kind::Slice(axis),
         TileOp::ArriveLast { .. } => Kind::ArriveLast,
+        // Made by the code generator, and never interpreted.
+        TileOp::JoinParts { .. } => return None,
         TileOp::Check { message, .. } => Kind::Check(message),
         TileOp::Load { .. } => Kind::Load(shape),
         TileOp::Store { value, .. } => Kind::Store(operand_shape(value)),

@@ -32,7 +32,9 @@ pub fn effect<'c>(op: Op<'c>) -> Effect<'c> {
             return Effect::Write(root_view(view));
         }
         // Stores and loads stay on their side of an arrival: passes move neither writes nor reads of what is written.
-        Some(TileOp::Check { .. } | TileOp::ArriveLast { .. }) => return Effect::Fixed,
+        Some(TileOp::Check { .. } | TileOp::ArriveLast { .. } | TileOp::JoinParts { .. }) => {
+            return Effect::Fixed;
+        }
         Some(_) => return Effect::Pure,
         None => {}
     }

@@ -1,9 +1,11 @@
 //! Compiled kernels on a device: made once for each instance, kept while there is room.
 
 use super::Gpu;
+use super::buffer::DeviceBuffer;
 use super::module::{Image, Module};
 use super::once_map::OnceMap;
 use super::tensor_map::TensorMaps;
+use crate::device::{Device, Inner};
 use crate::error::{DeviceError, LaunchError};
 use crate::jit::disk::DiskCache;
 use crate::jit::{self, Artifact, Assembler, TensorFacts};
@@ -30,6 +32,9 @@ pub(crate) struct Loaded {
     /// For a kernel whose CTAs walk over the programs of a grid: how many CTAs the device runs at once, as the driver
     /// says of the loaded code.
     pub resident: Option<u32>,
+    /// For one that splits sums over CTAs: a part for each CTA that runs at once, and a counter for each, zero between
+    /// launches.
+    pub workspace: Option<[DeviceBuffer; 2]>,
     /// CTAs of a cluster along x, of which the grid's extent has to be a multiple; 1 where they are launched alone.
     pub num_ctas: u32,
     /// Why something was not done that could have been.
@@ -143,9 +148,19 @@ impl Gpu {
             }
             false => None,
         };
+        let workspace = match (compiled.part_bytes, resident) {
+            (Some(bytes), Some(ctas)) => {
+                let device = Device(Inner::Cuda(self.index(), self));
+                let ctas = ctas as usize;
+                let counters = DeviceBuffer::from_slice(&device, &vec![0u32; ctas])?;
+                Some([DeviceBuffer::new(&device, ctas * bytes)?, counters])
+            }
+            _ => None,
+        };
         Ok(Loaded {
             function,
             resident,
+            workspace,
             num_ctas: compiled.num_ctas,
             num_threads: compiled.num_threads,
             smem_bytes: compiled.smem_bytes as u32,

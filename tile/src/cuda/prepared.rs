@@ -77,9 +77,11 @@ fn add_grid(
 }
 
 /// The CTAs to launch for a grid of programs: one for each, or as many as run at once, which walk over them, in whole
-/// clusters where the grid fills them. What `add_grid` takes has a product that fits.
-fn ctas(resident: Option<u32>, grid: [u32; 3]) -> (u32, u32, u32) {
+/// clusters where the grid fills them; all of these where they split sums. What `add_grid` takes has a product that
+/// fits.
+fn ctas(resident: Option<u32>, split: bool, grid: [u32; 3]) -> (u32, u32, u32) {
     match resident {
+        Some(resident) if split => (resident, 1, 1),
         Some(resident) => (grid.iter().product::<u32>().min(resident), 1, 1),
         None => grid.into(),
     }
@@ -106,7 +108,7 @@ fn submit(
     let launched = gpu.context().bind_to_thread().and_then(|()| unsafe {
         result::launch_kernel(
             loaded.function,
-            ctas(loaded.resident, grid),
+            ctas(loaded.resident, loaded.workspace.is_some(), grid),
             block,
             loaded.smem_bytes,
             stream.raw(),
@@ -133,14 +135,23 @@ fn for_grid(loaded: &Arc<Loaded>, grid: [usize; 3]) -> Result<Option<Arc<Loaded>
     if fills_clusters(loaded.num_ctas, grid) { Ok(None) } else { loaded.without_clusters().map(Some) }
 }
 
-/// Adds a kernel's tensor maps to its parameters. Where a tensor has none, the kernel that takes none is the one to
-/// launch.
-fn add_maps(
+/// The parameters of a launch: the arguments, what a kernel whose CTAs walk takes of its grid and what they split
+/// sums by, the record of checks, and tensor maps. Where a tensor has none of these, the kernel that takes none is
+/// the one to launch.
+fn parameters(
+    kernel: &'static str,
     loaded: &Arc<Loaded>,
+    grid: [usize; 3],
     args: &[Arg<'_>],
-    params: &mut Params,
-) -> Result<Option<Arc<Loaded>>, LaunchError> {
-    if loaded.tensor_maps.push(args, params) { Ok(None) } else { loaded.without_maps().map(Some) }
+    record: Option<&DeviceBuffer>,
+) -> Result<(Params, Arc<Loaded>), LaunchError> {
+    let mut words = params(args);
+    add_grid(kernel, loaded.resident, grid, &mut words)?;
+    loaded.workspace.iter().flatten().chain(record).for_each(|buffer| words.push(buffer.address()));
+    match loaded.tensor_maps.push(args, &mut words) {
+        true => Ok((words, loaded.clone())),
+        false => parameters(kernel, &loaded.without_maps()?, grid, args, record),
+    }
 }
 
 /// Launches a loaded kernel of a stream's device in that stream; one with checks is waited for.
@@ -158,19 +169,16 @@ pub(crate) fn launch(
     }
     let other = for_grid(loaded, grid)?;
     let loaded = other.as_ref().unwrap_or(loaded);
-    let mut words = params(args);
-    add_grid(kernel, loaded.resident, grid, &mut words)?;
-    let grid = grid.map(|extent| extent as u32);
-    if loaded.checks.is_empty() {
-        let other = add_maps(loaded, args, &mut words)?;
-        return submit(kernel, other.as_ref().unwrap_or(loaded), stream, grid, &words);
+    let record = match loaded.checks.is_empty() {
+        true => None,
+        false => Some(DeviceBuffer::from_slice(&stream.device(), &[0u32; 4])?),
+    };
+    let (words, loaded) = parameters(kernel, loaded, grid, args, record.as_ref())?;
+    for buffer in loaded.workspace.iter().flatten().chain(&record) {
+        buffer.memory().acquire(stream, Access::Write)?;
     }
-    let record = DeviceBuffer::from_slice(&stream.device(), &[0u32; 4])?;
-    record.memory().acquire(stream, Access::Write)?;
-    words.push(record.address());
-    let other = add_maps(loaded, args, &mut words)?;
-    submit(kernel, other.as_ref().unwrap_or(loaded), stream, grid, &words)?;
-    failed_check(kernel, &loaded.checks, &record)
+    submit(kernel, &loaded, stream, grid.map(|extent| extent as u32), &words)?;
+    record.map_or(Ok(()), |record| failed_check(kernel, &loaded.checks, &record))
 }
 
 impl Gpu {
@@ -186,13 +194,13 @@ impl Gpu {
         let facts: Vec<_> = args.iter().filter_map(Arg::facts).collect();
         let loaded = self.load(kernel, bindings, config, &facts, false)?;
         let loaded = for_grid(&loaded, grid)?.unwrap_or(loaded);
-        let mut words = params(args);
-        add_grid(kernel.name, loaded.resident, grid, &mut words)?;
-        let loaded = add_maps(&loaded, args, &mut words)?.unwrap_or(loaded);
-        let memory = args.iter().filter_map(|arg| match arg {
+        let (words, loaded) = parameters(kernel.name, &loaded, grid, args, None)?;
+        let tensors = args.iter().filter_map(|arg| match arg {
             Arg::Tensor { memory, access, .. } => Some(((*memory).clone(), *access)),
             Arg::Scalar(_) => None,
         });
+        let shared = loaded.workspace.iter().flatten().map(|buffer| (buffer.memory().clone(), Access::Write));
+        let memory = tensors.chain(shared);
         let (memory, grid) = (memory.collect(), grid.map(|extent| extent as u32));
         Ok(Prepared { gpu: self, kernel, loaded, grid, params: words, memory })
     }
@@ -264,7 +272,7 @@ impl Prepared {
 
     /// The CTAs of a launch, which are fewer than the programs where CTAs walk.
     pub fn ctas(&self) -> [u32; 3] {
-        ctas(self.loaded.resident, self.grid).into()
+        ctas(self.loaded.resident, self.loaded.workspace.is_some(), self.grid).into()
     }
 
     /// What the kernel takes, as the driver says.
@@ -293,12 +301,13 @@ mod tests {
         let mut params = Params::default();
         add_grid("k", Some(264), [3, 70_000, 2], &mut params).unwrap();
         assert_eq!(params.pointers().len(), 3);
-        assert_eq!(ctas(Some(264), [3, 70_000, 2]), (264, 1, 1));
-        assert_eq!(ctas(Some(264), [5, 4, 3]), (60, 1, 1));
+        assert_eq!(ctas(Some(264), false, [3, 70_000, 2]), (264, 1, 1));
+        assert_eq!(ctas(Some(264), false, [5, 4, 3]), (60, 1, 1));
+        assert_eq!(ctas(Some(264), true, [5, 4, 3]), (264, 1, 1));
         let mut none = Params::default();
         add_grid("k", None, [3, 4, 5], &mut none).unwrap();
         assert!(none.pointers().is_empty());
-        assert_eq!(ctas(None, [3, 4, 5]), (3, 4, 5));
+        assert_eq!(ctas(None, false, [3, 4, 5]), (3, 4, 5));
     }
 
     #[test]

@@ -167,10 +167,17 @@ fn execute(
         }
     }
     let mut grid = request.grid.map(|extent| extent as u32);
+    let resident = RESIDENT * compiled.num_ctas as usize;
     if compiled.persistent {
         params.extend(request.grid.map(|extent| Param::Word(extent as u64)));
-        let resident = RESIDENT * compiled.num_ctas as usize;
-        grid = [request.grid.iter().product::<usize>().min(resident) as u32, 1, 1];
+        let programs = request.grid.iter().product::<usize>();
+        let ctas = if compiled.part_bytes.is_some() { resident } else { programs.min(resident) };
+        grid = [ctas as u32, 1, 1];
+    }
+    let mut parts = vec![0u8; resident * compiled.part_bytes.unwrap_or(0)];
+    let mut counters = vec![0u8; 4 * resident];
+    if compiled.part_bytes.is_some() {
+        params.extend([&mut parts, &mut counters].map(|shared| Param::Word(memory.lend(shared))));
     }
     if !compiled.checks.is_empty() {
         params.push(Param::Word(memory.lend(&mut record)));

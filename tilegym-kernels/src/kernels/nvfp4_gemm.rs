@@ -67,8 +67,10 @@ pub fn nvfp4_gemm<
     let (n, m, split) = (program_id(0), program_id(1), program_id(2));
     let blocks = cdiv(x.dim(1), TILE_K);
     let share = cdiv(blocks, SPLITS);
+    let (first, end) =
+        if SPLITS == 1 { (0, blocks) } else { (split * share, ((split + 1) * share).min(blocks)) };
     let mut acc = zeros::<f32>([TILE_N, TILE_M]);
-    for k in split * share..((split + 1) * share).min(blocks) {
+    for k in first..end {
         let elements = weights.load([n, k], [TILE_N, TILE_K]).cast::<T>();
         let groups = if SCALES_128X4 {
             scales
@@ -131,8 +133,10 @@ pub fn nvfp4_gemm_scaled<
     let (n, m, split) = (program_id(0), program_id(1), program_id(2));
     let blocks = cdiv(x.dim(1), TILE_K);
     let share = cdiv(blocks, SPLITS);
+    let (first, end) =
+        if SPLITS == 1 { (0, blocks) } else { (split * share, ((split + 1) * share).min(blocks)) };
     let mut acc = zeros::<f32>([TILE_N, TILE_M]);
-    for k in split * share..((split + 1) * share).min(blocks) {
+    for k in first..end {
         let (of_weights, of_x) = if SCALES_128X4 {
             let of_weights = scales
                 .load([n, k, 0, 0], [TILE_N / 128, TILE_K / 64, 32, 16])

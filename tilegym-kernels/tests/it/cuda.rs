@@ -4,7 +4,8 @@
 
 use crate::support::{agree_on_devices, config, problem, run_on};
 use std::io::Write;
-use tile::contract::{Contract, random_inputs};
+use tile::contract::{self, Contract, random_inputs};
+use tile::dynamic::DynTensor;
 use tile::{DType, Device};
 use tilegym_kernels::{
     FmhaContract, FmhaExtendedContract, FmhaVarlenContract, GELU_AND_MUL, LayerNormContract, LinearContract,
@@ -264,6 +265,48 @@ fn nvfp4_gemm_that_computes_ahead_agrees_with_its_reference() {
             ];
             let sizes = [("m", m), ("n", n), ("k", k)];
             agree(&device, &Nvfp4GemmContract::WEIGHTS, &sizes, &[&tiles[..], &options].concat());
+        }
+    }
+}
+
+/// Sums that are split over CTAs have the same bits whoever joins them, and those of the reference nearly.
+#[test]
+fn split_sums_are_the_same_every_time() {
+    let Some(device) = gpu("split_sums_are_the_same_every_time") else { return };
+    let contract = &Nvfp4GemmContract::WEIGHTS;
+    let tiles = [("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 128), ("SPLITS", 1), ("num_warps", 4)];
+    for (n, k) in [(3584, 18944), (37888, 3584)] {
+        let problem = problem(contract, DType::BF16, &[("m", 64), ("n", n), ("k", k)]);
+        let inputs = random_inputs(contract, &problem, 3);
+        for (occupancy, split, stages) in [(3, 1, 3), (3, 0, 3), (2, 1, 3), (2, 1, 4), (3, 1, 2)] {
+            let options = [
+                ("num_stages", stages),
+                ("occupancy", occupancy),
+                ("warp_specialize", 1),
+                ("persistent", 1),
+                ("split_tail", split),
+            ];
+            let config = config(contract, &problem, &[&tiles[..], &options].concat());
+            let run = || contract::run(contract, &problem, &config, &device, &inputs).expect("it runs");
+            let first = run();
+            let mut counts = Vec::new();
+            for round in 0..30 {
+                let found = run();
+                let words = |t: &DynTensor| {
+                    t.data.chunks(2).map(|c| u16::from_le_bytes([c[0], c[1]])).collect::<Vec<_>>()
+                };
+                let (a, b) = (words(&first[0]), words(&found[0]));
+                let wrong: Vec<usize> = (0..a.len()).filter(|i| a[*i] != b[*i]).collect();
+                if !wrong.is_empty() {
+                    let at: Vec<_> =
+                        wrong.iter().take(12).map(|i| (i / n as usize, i % n as usize)).collect();
+                    counts.push((round, wrong.len(), at));
+                }
+            }
+            eprintln!(
+                "{n} {k} occupancy {occupancy} split {split} stages {stages}: {} of 30 differ: {counts:?}",
+                counts.len()
+            );
         }
     }
 }

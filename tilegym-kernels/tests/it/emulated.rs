@@ -195,8 +195,15 @@ fn random_configurations_agree() {
         let space = space.expect("the contract fixes what the space lacks");
         let mut config = space[below(space.len())].clone();
         let target = Target::all()[below(Target::all().len())];
-        let switches =
-            ["split_masks", "bulk_stores", "persistent", "ping_pong", "tf32_wgmma", "compute_ahead"];
+        let switches = [
+            "split_masks",
+            "bulk_stores",
+            "persistent",
+            "ping_pong",
+            "tf32_wgmma",
+            "compute_ahead",
+            "split_tail",
+        ];
         for name in switches {
             if below(2) == 0 {
                 config.set(name, below(2) as i64);
@@ -228,6 +235,35 @@ fn random_configurations_agree() {
 fn ctas_that_walk_on_every_target() {
     let walks = [("persistent", 1), ("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32)];
     agree(Target::all(), &MatmulContract, &[("m", 150), ("n", 140), ("k", 72)], &walks);
+}
+
+/// Programs beside the three CTAs that run at once: none, one or two that do not fill a round, of more iterations
+/// than CTAs and fewer.
+#[test]
+fn split_sums_on_every_target() {
+    let share = [("persistent", 1), ("split_tail", 1), ("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32)];
+    for (m, n, k) in [(60, 60, 300), (130, 70, 72), (190, 64, 130), (250, 64, 32), (300, 64, 130)] {
+        agree(Target::all(), &MatmulContract, &[("m", m), ("n", n), ("k", k)], &share);
+    }
+}
+
+#[test]
+fn split_sums_of_warpgroups() {
+    let mut turn = InTurn(0);
+    let share = [("persistent", 1), ("split_tail", 1), ("num_warps", 8)];
+    for (m, n, k) in [(120, 120, 640), (250, 140, 200), (250, 350, 330)] {
+        for stages in [2, 4] {
+            let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 64), ("num_stages", stages)];
+            turn.agree(&MatmulContract, &[("m", m), ("n", n), ("k", k)], &[&share[..], &tiles].concat());
+        }
+    }
+    for (tile_m, stages, ahead) in [(128, 2, 0), (256, 4, 1)] {
+        let tiles =
+            [("TILE_M", tile_m), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", 1), ("num_stages", stages)];
+        let ways = [("warp_specialize", 1), ("compute_ahead", ahead)];
+        let settings = [&share[..], &tiles, &ways].concat();
+        turn.agree(&Nvfp4GemmContract::WEIGHTS, &[("m", 140), ("n", 500), ("k", 528)], &settings);
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod copies;
 mod decompose_scaled;
 mod defer_sums;
 mod fence_operands;
+mod join_parts;
 mod multicast_copies;
 mod overlap_products;
 mod persist;
@@ -17,6 +18,7 @@ mod skip_idle;
 mod skip_maxima;
 mod skip_ones;
 mod split_masks;
+mod split_tail;
 mod start_ahead;
 mod stream_loads;
 mod take_turns;
@@ -49,6 +51,8 @@ pub enum Pass {
     Persist,
     /// Tile dialect to gpu level: every tile gets a layout, operands of products go through shared memory.
     AssignLayouts,
+    /// Parts of sums that are split over CTAs are joined.
+    JoinParts,
     /// Sums that lanes share are added up behind loops.
     DeferSums,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
@@ -79,12 +83,13 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 18] = [
+    pub const ALL: [Pass; 19] = [
         Pass::StreamLoads,
         Pass::SplitMasks,
         Pass::DecomposeScaled,
         Pass::Persist,
         Pass::AssignLayouts,
+        Pass::JoinParts,
         Pass::DeferSums,
         Pass::WarpSpecialize,
         Pass::SkipIdle,
@@ -108,6 +113,7 @@ impl Pass {
             Pass::DecomposeScaled => "decompose-scaled",
             Pass::Persist => "persist",
             Pass::AssignLayouts => "assign-layouts",
+            Pass::JoinParts => "join-parts",
             Pass::DeferSums => "defer-sums",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
@@ -129,6 +135,7 @@ impl Pass {
         match self {
             Pass::StreamLoads => "no tensor is read once",
             Pass::DecomposeScaled => "no product has scales",
+            Pass::JoinParts => "no sum is split over CTAs",
             Pass::DeferSums => "no loop adds up sums of rows",
             Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
             Pass::StartAhead => "no loop holds two products of wgmma",
@@ -151,6 +158,7 @@ impl Pass {
             Pass::DecomposeScaled => Ok(decompose_scaled::run(module, cx)),
             Pass::Persist => Ok(persist::run(module, cx)),
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
+            Pass::JoinParts => Ok(join_parts::run(module, cx)),
             Pass::DeferSums => Ok(defer_sums::run(module, cx)),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
@@ -193,6 +201,8 @@ pub struct Switches {
     pub compute_ahead: bool,
     /// What a launch reads once leaves L2 first.
     pub stream_loads: bool,
+    /// CTAs that walk split the sums of programs that do not fill a round.
+    pub split_tail: bool,
 }
 
 impl Switches {
@@ -207,6 +217,7 @@ impl Switches {
             tf32_wgmma,
             compute_ahead,
             stream_loads,
+            split_tail,
             ..
         } = *config;
         Switches {
@@ -218,6 +229,7 @@ impl Switches {
             tf32_wgmma,
             compute_ahead,
             stream_loads,
+            split_tail,
         }
     }
 

@@ -119,7 +119,7 @@ fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>) {
     b.wgmma_wait(&[], 1);
     let barriers: Vec<Val> = sum.arrivals.iter().map(|a| operands_of(*a)[0]).collect();
     for (arrival, barriers) in sum.arrivals.iter().zip(&barriers) {
-        Builder::before(context, *arrival).mbarrier_arrive(*barriers, previous);
+        Builder::before(context, *arrival).mbarrier_arrive(*barriers, previous, false);
         erase(*arrival);
     }
     let [tile, handed] = sum.tile;
@@ -146,6 +146,6 @@ fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>) {
     replace_uses(result, done);
     set_operand(wait, 0, result);
     for barriers in barriers {
-        after.mbarrier_arrive(barriers, last);
+        after.mbarrier_arrive(barriers, last, false);
     }
 }

@@ -16,6 +16,7 @@
 //! programs and CTAs together are fewer than 2^31. A kernel with checks stays as it is, since a failed check tells
 //! its program by the CTA.
 
+use super::split_tail::{self, Share, Sum};
 use super::{Pass, PassContext};
 use crate::gpu::cluster::NUM_CTAS;
 use crate::gpu::launch::PERSISTENT;
@@ -25,6 +26,7 @@ use melior::ir::operation::OperationLike;
 use melior::ir::r#type::FunctionType;
 use melior::ir::{Attribute, Identifier, Type};
 use std::convert::Infallible;
+use tile_ir::context::Place;
 use tile_ir::types::{
     Op, Val, args_of, attr, element_type, erase, move_before, nested_ops, ops_of, replace_uses, results_of,
     set_attr, type_of,
@@ -34,10 +36,12 @@ use tile_lang::DType;
 
 /// The grid's extents among the function's arguments.
 const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
+/// The addresses of what CTAs share programs by, among the function's arguments.
+const WORKSPACE: [&str; 2] = ["parts", "counters"];
 
 /// `eq` and `ult` among the predicates of `arith.cmpi`.
 const EQUAL: i64 = 0;
-const UNSIGNED_LESS: i64 = 6;
+pub(super) const UNSIGNED_LESS: i64 = 6;
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
@@ -52,7 +56,12 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
         cx.remark(Pass::Persist, None, "each program has a CTA of its own: the kernel has checks");
         return module;
     }
-    let extents = add_extents(&module);
+    let shared = shared_sum(&module, program, cx);
+    let extents = add_arguments(&module, &EXTENTS, Type::index(module.context()));
+    let workspace = shared.as_ref().map(|_| {
+        let address = element_type(module.context(), DType::I64);
+        add_arguments(&module, &WORKSPACE, address)
+    });
     let [x, y, z] = extents;
     let mut b = Builder::before(module.context(), first);
     b.set_location(module.function().location());
@@ -76,9 +85,16 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
     let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
     let rounds = b.same("arith.addi", &[whole, more]);
+    let share = shared.as_ref().map(|sum| Share::new(&b, sum, extents, [cta, ctas], [whole, left]));
+    let rounds = share.as_ref().map_or(rounds, |(_, turns)| *turns);
+    let mut turn = None;
     let mut ids = extents;
     let Ok(_) = b.for_loop([zero, rounds, one], &[], |b, round, _| {
-        let number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
+        let mut number = b.same("arith.addi", &[b.same("arith.muli", &[round, ctas]), place(b, round)]);
+        if let Some((share, _)) = &share {
+            number = share.program(b, round, number);
+            turn = Some(round);
+        }
         let row = b.same("arith.divui", &[number, x]);
         let group = b.same("arith.remui", &[number, x]);
         let of_group = |(size, own)| b.same("arith.addi", &[b.same("arith.muli", &[group, size]), own]);
@@ -98,6 +114,9 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let end = ops_of(tile_ir::types::blocks_of(walk)[0]).last().expect("a loop's body has a terminator");
     program.iter().for_each(|op| move_before(*op, end));
     nested_ops(walk).into_iter().filter(|op| is_id(*op)).for_each(erase);
+    if let (Some(sum), Some((share, _)), Some(turn), Some(workspace)) = (&shared, &share, turn, workspace) {
+        share.rewrite(&Builder::before(module.context(), sum.adds), sum, turn, workspace);
+    }
     set_attr(module.function(), PERSISTENT, b.int(1));
     if cx.num_ctas > 1 {
         set_attr(module.function(), NUM_CTAS, b.int(cx.num_ctas as i64));
@@ -106,7 +125,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
 }
 
 /// A comparison of two indices.
-fn compare<'c>(b: &Builder<'c>, predicate: i64, lhs: Val<'c>, rhs: Val<'c>) -> Val<'c> {
+pub(super) fn compare<'c>(b: &Builder<'c>, predicate: i64, lhs: Val<'c>, rhs: Val<'c>) -> Val<'c> {
     let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), predicate).into();
     let bool_type = element_type(b.context(), DType::Bool);
     b.value("arith.cmpi", &[lhs, rhs], bool_type, &[("predicate", predicate)])
@@ -117,15 +136,38 @@ fn is_id(op: Op) -> bool {
     matches!(TileOp::of(op), Some(TileOp::ProgramId { .. } | TileOp::NumPrograms { .. }))
 }
 
-/// Adds the grid's extents to the function's arguments.
-fn add_extents<'c>(module: &Module<'c>) -> [Val<'c>; 3] {
+/// The program as a sum that may be split, where that was asked for.
+fn shared_sum<'c>(module: &Module<'c>, program: &[Op<'c>], cx: &mut PassContext) -> Option<Sum<'c>> {
+    if !cx.switches.split_tail {
+        return None;
+    }
+    let found = match cx.num_ctas {
+        1 => split_tail::sum(program),
+        _ => Err("CTAs of a cluster run equally many programs"),
+    };
+    let place = Place::of(module.function().location());
+    match found {
+        Ok(sum) => {
+            let message = "the sums of programs that do not fill a round are split over the CTAs";
+            cx.remark(Pass::Persist, place, message);
+            Some(sum)
+        }
+        Err(why) => {
+            cx.remark(Pass::Persist, place, format!("each program is one CTA's: {why}"));
+            None
+        }
+    }
+}
+
+/// Adds arguments of a type to the function's.
+fn add_arguments<'c, const N: usize>(module: &Module<'c>, names: &[&str; N], ty: Type<'c>) -> [Val<'c>; N] {
     let (context, function, entry) = (module.context(), module.function(), module.entry());
-    let extents = [(); 3].map(|()| -> Val { entry.add_argument(Type::index(context), function.location()) });
+    let added = names.map(|_| -> Val { entry.add_argument(ty, function.location()) });
     let types: Vec<Type> = args_of(entry).into_iter().map(type_of).collect();
     let ty = FunctionType::new(context, &types, &[]);
     set_attr(function, "function_type", TypeAttribute::new(ty.into()).into());
     if let Some(Ok(known)) = attr(function, "arg_attrs").map(ArrayAttribute::try_from) {
-        let named = EXTENTS.map(|name| -> Attribute {
+        let named = names.map(|name| -> Attribute {
             let entry = (Identifier::new(context, "tile.name"), StringAttribute::new(context, name).into());
             melior::ir::attribute::DictionaryAttribute::new(context, &[entry]).into()
         });
@@ -133,5 +175,5 @@ fn add_extents<'c>(module: &Module<'c>) -> [Val<'c>; 3] {
             (0..known.len()).filter_map(|i| known.element(i).ok()).chain(named).collect();
         set_attr(function, "arg_attrs", ArrayAttribute::new(context, &all).into());
     }
-    extents
+    added
 }

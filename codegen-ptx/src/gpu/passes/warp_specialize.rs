@@ -492,6 +492,8 @@ fn release_after_reads<'c>(
     let order: Vec<Op> = ops_of(body).collect();
     let ours = |op: &Op<'c>| copies.iter().any(|f| [f.copy.copy, f.copy.commit, f.copy.wait].contains(op));
     let is_read = |op: &Op<'c>| !ours(op) && copies.iter().any(|f| reads(*op, f.copy.smem));
+    let loads = |op: &Op<'c>| is_read(op) && !matches!(GpuOp::of(*op), Some(GpuOp::Wgmma { .. }));
+    let loaded = order.iter().any(loads);
     // Nothing reads what no product or load takes: it is free at once.
     let last = order.iter().rposition(is_read);
     let wait = copies.last().and_then(|f| order.iter().position(|o| *o == f.copy.after));
@@ -501,5 +503,5 @@ fn release_after_reads<'c>(
         let waits = |op: &Op<'c>| matches!(GpuOp::of(*op), Some(GpuOp::WgmmaWait { ref tiles, .. }) if tiles.contains(&result));
         at = order.iter().position(waits).unwrap_or(at);
     }
-    Builder::before(module.context(), order[at + 1]).mbarrier_arrive(empty, slot);
+    Builder::before(module.context(), order[at + 1]).mbarrier_arrive(empty, slot, loaded);
 }

@@ -265,6 +265,7 @@ impl<'c> Walk<'_, 'c> {
             | TileOp::At { .. }
             | TileOp::Slice { .. }
             | TileOp::ArriveLast { .. }
+            | TileOp::JoinParts { .. }
             | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 return;

@@ -288,6 +288,7 @@ impl<'c> Emitter<'_, 'c> {
             | TileOp::At { .. }
             | TileOp::Slice { .. }
             | TileOp::ArriveLast { .. }
+            | TileOp::JoinParts { .. }
             | TileOp::Check { .. }
             | TileOp::Cast { .. } => {
                 unreachable!("an operation on scalars or elements")

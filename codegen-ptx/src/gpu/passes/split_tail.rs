@@ -1,0 +1,233 @@
+//! Splits the sums of the programs that do not fill a round of CTAs.
+//!
+//! `persist` uses it for kernels whose program is one loop that adds up products, followed by what is done with the
+//! sum. Of the last round's programs, which are fewer than there are CTAs, each is split along its loop over as many CTAs
+//! as there are for it. Every CTA but the last to get there leaves its part of the sum in global memory; the last adds
+//! the parts up in their order, so that the result does not depend on who was last, and does what follows. Nobody waits.
+//!
+//! Here are the scalars: which iterations are whose. `tile.join_parts` marks where parts meet, and becomes loads, stores
+//! and an arrival in `join_parts`, where the sum has a layout.
+
+use super::rewrite::{Renamed, address_of, clone_op, set_operand};
+use melior::ir::attribute::{DenseElementsAttribute, FloatAttribute};
+use melior::ir::operation::OperationLike;
+use std::convert::Infallible;
+use tile_ir::passes::{Effect, effect, int_constant};
+use tile_ir::types::{
+    Op, Val, args_of, attr, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of,
+    nested_ops, operands_of, ops_of, results_of, type_of,
+};
+use tile_ir::{Builder, TileOp};
+use tile_lang::DType;
+
+/// A program that is one sum.
+pub(super) struct Sum<'c> {
+    /// The loop that adds it up, from 0 in steps of 1.
+    pub adds: Op<'c>,
+    /// What its bound is computed by, in order.
+    bound: Vec<Op<'c>>,
+}
+
+/// Reads a program, its operations without the terminator, as one sum; or says why it is none.
+pub(super) fn sum<'c>(program: &[Op<'c>]) -> Result<Sum<'c>, &'static str> {
+    let loops: Vec<Op> = program.iter().copied().filter(|op| op.region_count() > 0).collect();
+    let [adds] = loops[..] else { return Err("a program is not one loop and what follows") };
+    let number = |value| defining_op(value).and_then(int_constant);
+    if name_of(adds) != "scf.for" {
+        return Err("a program is not one loop and what follows");
+    }
+    let (operands, body) = (operands_of(adds), blocks_of(adds)[0]);
+    if number(operands[0]) != Some(0) || number(operands[2]) != Some(1) {
+        return Err("its loop does not count from 0 in steps of 1");
+    }
+    let ([_, carried], [_, _, _, zero]) = (&args_of(body)[..], &operands[..]) else {
+        return Err("its loop carries more than a sum");
+    };
+    let end = ops_of(body).last().ok_or("its loop is empty")?;
+    let added = defining_op(operands_of(end)[0]).ok_or("its loop adds nothing")?;
+    let adds_to_it = match TileOp::of(added) {
+        Some(TileOp::Mma { acc, .. } | TileOp::MmaScaled { acc, .. }) => acc == *carried,
+        _ => name_of(added) == "arith.addf" && operands_of(added).contains(carried),
+    };
+    let uses = nested_ops(adds).into_iter().flat_map(operands_of).filter(|v| v == carried).count();
+    let is_f32 = is_tile(type_of(*carried)) && dtype_of(type_of(*carried)) == Some(DType::F32);
+    if !adds_to_it || uses != 1 || !is_f32 || !is_zero(*zero) {
+        return Err("what its loop carries is not a sum that starts at zero");
+    }
+    let before = program.iter().copied().take_while(|op| *op != adds);
+    let mut early = before.chain([adds]).flat_map(|op| [vec![op], nested_ops(op)].concat());
+    if early.any(|op| matches!(effect(op), Effect::Write(_) | Effect::Fixed) && !is_frame(op)) {
+        return Err("it stores before it has its sum");
+    }
+    let mut wanted = vec![operands[1]];
+    let mut bound: Vec<Op> = Vec::new();
+    while let Some(value) = wanted.pop() {
+        let Some(op) = defining_op(value) else { continue };
+        let is_same_for_all = match TileOp::of(op) {
+            Some(TileOp::NumPrograms { .. } | TileOp::Dim { .. }) => true,
+            Some(_) => false,
+            None => name_of(op).starts_with("arith."),
+        };
+        if !is_same_for_all {
+            return Err("the length of its loop is not the same for all programs");
+        }
+        if !bound.contains(&op) {
+            bound.push(op);
+            wanted.extend(operands_of(op));
+        }
+    }
+    let bound = program.iter().copied().filter(|op| bound.contains(op)).collect();
+    Ok(Sum { adds, bound })
+}
+
+/// True for what only holds others.
+fn is_frame(op: Op) -> bool {
+    name_of(op).starts_with("scf.")
+}
+
+/// True for a constant tile of zeros.
+fn is_zero(value: Val) -> bool {
+    let number = defining_op(value)
+        .filter(|op| name_of(*op) == "arith.constant")
+        .and_then(|op| DenseElementsAttribute::try_from(attr(op, "value")?).ok())
+        .filter(DenseElementsAttribute::is_splat)
+        .and_then(|dense| FloatAttribute::try_from(dense.splat_value()).ok());
+    number.is_some_and(|number| number.value() == 0.0)
+}
+
+/// Iterations of a part, at least: fewer cost more to join than they save.
+const LEAST_ITERATIONS: i64 = 4;
+
+/// Index arithmetic.
+struct Indices<'a, 'c>(&'a Builder<'c>);
+
+impl<'c> Indices<'_, 'c> {
+    fn number(&self, number: i64) -> Val<'c> {
+        self.0.index(number)
+    }
+
+    fn op(&self, name: &str, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.0.same(name, &[a, b])
+    }
+
+    fn add(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.addi", a, b)
+    }
+
+    fn mul(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.muli", a, b)
+    }
+
+    fn div(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.divui", a, b)
+    }
+
+    fn rem(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.remui", a, b)
+    }
+
+    fn min(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.minui", a, b)
+    }
+
+    fn max(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.maxui", a, b)
+    }
+
+    fn less(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        super::persist::compare(self.0, super::persist::UNSIGNED_LESS, a, b)
+    }
+
+    fn select(&self, cond: Val<'c>, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.0.value("arith.select", &[cond, a, b], type_of(a), &[])
+    }
+}
+
+/// What of the split programs is a CTA's.
+pub(super) struct Share<'c> {
+    /// Where its loop ends.
+    bound: Val<'c>,
+    /// Rounds of whole programs.
+    whole: Val<'c>,
+    /// The CTA, the parts of a program, the CTA's program among the split ones and the first CTA of that.
+    cta: Val<'c>,
+    parts: Val<'c>,
+    place: Val<'c>,
+    first: Val<'c>,
+    /// The number of its program, and its iterations of that.
+    program: Val<'c>,
+    from: Val<'c>,
+    to: Val<'c>,
+}
+
+impl<'c> Share<'c> {
+    /// Computes it, in front of the walk, and the number of turns that the walk takes.
+    pub fn new(
+        b: &Builder<'c>,
+        sum: &Sum<'c>,
+        extents: [Val<'c>; 3],
+        [cta, ctas]: [Val<'c>; 2],
+        [whole, left]: [Val<'c>; 2],
+    ) -> (Share<'c>, Val<'c>) {
+        let mut renamed = Renamed::new();
+        for op in &sum.bound {
+            match TileOp::of(*op) {
+                Some(TileOp::NumPrograms { axis }) => {
+                    renamed.insert(address_of(results_of(*op)[0]), extents[axis]);
+                }
+                _ => clone_op(b, *op, &mut renamed),
+            }
+        }
+        let asked = operands_of(sum.adds)[1];
+        let bound = renamed.get(&address_of(asked)).copied().unwrap_or(asked);
+        let i = Indices(b);
+        let [zero, one, least] = [0, 1, LEAST_ITERATIONS].map(|n| i.number(n));
+        let parts = i.max(i.min(i.div(ctas, i.max(left, one)), i.div(bound, least)), one);
+        let (place, part) = (i.div(cta, parts), i.rem(cta, parts));
+        let (each, longer) = (i.div(bound, parts), i.rem(bound, parts));
+        let begin = |part| i.add(i.mul(part, each), i.min(part, longer));
+        let (from, to) = (begin(part), begin(i.add(part, one)));
+        let program = i.add(i.mul(whole, ctas), place);
+        let turns = i.add(whole, i.select(i.less(cta, i.mul(left, parts)), one, zero));
+        let first = i.mul(place, parts);
+        (Share { bound, whole, cta, parts, place, first, program, from, to }, turns)
+    }
+
+    /// The program of turn `number`, in which a round of whole programs would take `dealt`.
+    pub fn program(&self, b: &Builder<'c>, number: Val<'c>, dealt: Val<'c>) -> Val<'c> {
+        let i = Indices(b);
+        i.select(i.less(number, self.whole), dealt, self.program)
+    }
+
+    /// Rewrites the program, which is in the walk's body by now, in turn `number`: its loop runs over the CTA's
+    /// iterations, and what follows is done by the last CTA of the program. `workspace` are the addresses of parts and
+    /// counters.
+    pub fn rewrite(&self, b: &Builder<'c>, sum: &Sum<'c>, number: Val<'c>, workspace: [Val<'c>; 2]) {
+        let i = Indices(b);
+        let is_whole = i.less(number, self.whole);
+        set_operand(sum.adds, 0, i.select(is_whole, i.number(0), self.from));
+        set_operand(sum.adds, 1, i.select(is_whole, self.bound, self.to));
+        let count = i.select(is_whole, i.number(1), self.parts);
+
+        let following = sum.adds.next_in_block().expect("a walk's body has a terminator");
+        let body = sum.adds.block().expect("the loop is in the walk");
+        let rest: Vec<Op> = ops_of(body).skip_while(|op| *op != following).collect();
+        let Some((_, rest)) = rest.split_last() else { return };
+        let mut at = Builder::before(b.context(), following);
+        at.set_location(sum.adds.location());
+        let is_last = at.join_parts(workspace, [self.place, count, self.first, self.cta]);
+        let mut end = None;
+        let Ok(_) = at.if_else(
+            is_last,
+            &[],
+            |b| {
+                end = Some(b.index(0));
+                Ok::<_, Infallible>(Vec::new())
+            },
+            |_| Ok(Vec::new()),
+        );
+        let marker = end.and_then(defining_op).expect("the branch has it");
+        rest.iter().for_each(|op| move_before(*op, marker));
+        erase(marker);
+    }
+}
