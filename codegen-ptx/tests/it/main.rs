@@ -11,6 +11,7 @@ mod passes;
 mod persist;
 mod problems;
 mod simulate;
+mod skip_maxima;
 mod skip_ones;
 mod sums;
 mod support;
