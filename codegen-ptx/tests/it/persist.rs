@@ -303,7 +303,7 @@ fn what_does_not_fit_with_one_slot_is_refused() {
     let context = dialect::context(&[]);
     let module = parse(&context, FMHA);
     let mut cx = PassContext { num_stages: 15, occupancy: 2, ..context_of(&module) };
-    let error = run_passes(cx.target.passes, &module, &mut cx).err().expect("240 KB do not fit");
+    let Err(error) = run_passes(cx.target.passes, &module, &mut cx) else { panic!("240 KB do not fit") };
     // What a CTA can have, whatever its share at the wanted occupancy.
     let limit = cx.target.limits.smem_per_cta_bytes;
     assert!(matches!(error, PassError::SharedMemory { available, .. } if available == limit), "{error}");

@@ -30,10 +30,13 @@ fn streamed(module: &Module, switches: Switches) -> (Vec<i64>, Vec<String>) {
     (numbers, cx.remarks.iter().map(ToString::to_string).collect())
 }
 
+/// A kernel of the zoo, its consts, and the arguments that stream.
+type Case<'a> = (&'a str, Vec<(&'a str, i64)>, &'a [i64]);
+
 #[test]
 fn tensors_whose_places_tell_programs_and_iterations_apart_stream() {
     let tiles = |names: &[&'static str]| names.iter().map(|name| (*name, 64)).collect::<Vec<_>>();
-    let cases: [(&str, Vec<(&str, i64)>, &[i64]); 12] = [
+    let cases: [Case<'_>; 12] = [
         // Each row of blocks is read by all programs of a row.
         ("matmul", [tiles(&["TILE_M", "TILE_N", "TILE_K"]), vec![("RHS_IS_NK", 1)]].concat(), &[]),
         // Queries are read once; heads that share keys read them again.
@@ -148,24 +151,21 @@ fn loads_of_what_streams_have_a_policy() {
     }
 }
 
-/// The uniform register of each descriptor in front of an address of `LDGSTS`, by number.
+/// The uniform registers in descriptors of `LDGSTS`, by number.
 fn descriptors(sass: &str) -> Vec<usize> {
     let copies = sass.lines().filter(|line| line.contains("LDGSTS"));
-    let number = |line: &str| {
-        let (_, rest) = line.split_once("desc[UR")?;
-        rest.split_once(']')?.0.parse().ok()
-    };
-    copies.map(|line| number(line).unwrap_or_else(|| panic!("no descriptor: {line}"))).collect()
+    let number = |line: &str| line.split_once("desc[UR")?.1.split_once(']')?.0.parse().ok();
+    copies.filter_map(number).collect()
 }
 
-/// A descriptor is a pair of uniform registers, of which the first is even: the assembler numbers another one where it
-/// has the address wrong.
+/// A descriptor is a pair of uniform registers, of which the first has an even number: an odd one says that the assembler
+/// has encoded the address wrongly.
 #[test]
 fn copies_under_a_policy_are_encoded_rightly() {
     if assembler().is_none() {
         return;
     }
-    for target in Target::all().iter().filter(|target| target.has_tma()) {
+    for &target in Target::all() {
         for (name, consts) in [("persistent", [("TILE", 64)]), ("paged", [("TILE", 64)])] {
             let switches = Switches { warp_specialize: false, ..switches(true) };
             let compiled = build(name, &consts, target, switches);
