@@ -217,6 +217,26 @@ fn block_kernels_agree_with_their_references() {
     }
 }
 
+/// Loads to registers, copies by all threads and bulk copies, under a policy.
+#[test]
+fn kernels_whose_loads_stream_agree_with_their_references() {
+    let Some(device) = gpu("kernels_whose_loads_stream_agree_with_their_references") else { return };
+    let stream = ("stream_loads", 1);
+    let contracts: [&dyn Contract; 4] =
+        [&RmsNormContract::PLAIN, &RmsNormContract::ADDING, &LayerNormContract, &SoftmaxContract];
+    for contract in contracts {
+        for (rows, columns) in [(3, 64), (33, 100), (17, 8192)] {
+            agree(&device, contract, &[("rows", rows), ("columns", columns)], &[stream]);
+        }
+    }
+    for (warp_specialize, persistent) in [(0, 0), (1, 0), (1, 1)] {
+        let options = [("warp_specialize", warp_specialize), ("persistent", persistent), stream];
+        let shape = [("batch", 2), ("heads", 4), ("kv_heads", 2), ("head_dim", 64)];
+        let sizes = [&shape[..], &[("seq_q", 300), ("seq_k", 511), ("causal", 1)]].concat();
+        agree(&device, &FmhaContract, &sizes, &options);
+    }
+}
+
 #[test]
 fn rope_agrees_with_its_reference() {
     let Some(device) = gpu("rope_agrees_with_its_reference") else { return };
