@@ -40,7 +40,7 @@ impl<'c> Lowering<'c> {
     ) -> Result<(), LowerError> {
         let Some(streamed) = array_attr(function, STREAMED) else { return Ok(()) };
         let wide = self.e.types.i64;
-        let text = "createpolicy.fractional.L2::evict_first.b64 $0, 1.0;";
+        let text = "createpolicy.fractional.L2::evict_first.b64 $0;";
         let policy = Some(self.e.in_prologue(|e| e.pure_asm(text, "=l", &[], wide)));
         for number in streamed {
             let tensor = usize::try_from(number).ok().and_then(|number| arguments.get(number).copied());

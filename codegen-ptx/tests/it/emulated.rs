@@ -277,11 +277,12 @@ const PRODUCTS: [&str; 8] = [
 const NARROW: [&str; 5] = ["widened_rhs", "fp8_matmul", "narrow_weights", "scaled_product", "half_bytes"];
 const ATTENTION: [&str; 1] = ["fmha"];
 const CONTROL: [&str; 3] = ["powers", "branching", "paged"];
+const KEPT: [&str; 1] = ["power_sums"];
 const OTHERS: [&str; 7] = ["softmax", "column_means", "add", "swap_axes", "embed", "spread", "newton"];
 
 #[test]
 fn every_kernel_of_the_zoo_is_emulated() {
-    let mut emulated = [&PRODUCTS[..], &NARROW, &ATTENTION, &CONTROL, &OTHERS].concat();
+    let mut emulated = [&PRODUCTS[..], &NARROW, &ATTENTION, &CONTROL, &KEPT, &OTHERS].concat();
     let mut all = kernels();
     emulated.sort_unstable();
     all.sort_unstable();
@@ -322,6 +323,49 @@ fn products_between_branches_and_stores_agree_with_the_interpreter() {
 #[test]
 fn kernels_without_products_agree_with_the_interpreter() {
     agree(&OTHERS, 200, &["shfl.sync", "bar.sync", "st.shared"]);
+}
+
+#[test]
+fn bases_that_are_kept_agree_with_the_interpreter() {
+    agree(&KEPT, 120, &["vote.sync.all", "shfl.sync", "createpolicy"]);
+}
+
+/// In some blocks all rows keep their bases, in some only a part: of a warp's lanes, too.
+#[test]
+fn bases_are_kept_in_some_rows_of_a_warp() {
+    let mut draws = (0..).map(|number| Problem::draw("power_sums", &mut Draw::new(number)));
+    let problem = draws
+        .find(|problem| {
+            let [rows, columns] = problem.tensors[0].tensor.shape[..] else { panic!("a matrix") };
+            problem.consts == [("ROWS", 64), ("COLS", 32)] && rows >= 64 && columns > 96
+        })
+        .expect("draws go on");
+    let raised = rows_that_raise_their_bases(&problem);
+    let is_some = |count: &usize| (4..32).contains(count);
+    assert!(raised[1..].contains(&0) && raised[1..].iter().any(is_some), "{raised:?}");
+    for target in Target::all() {
+        let way = Way { target, num_warps: 4, ..way(&mut Draw::new(0)) };
+        let ptx = check(&problem, &way).unwrap_or_else(|what| panic!("{target}: {what}"));
+        assert!(ptx.is_some_and(|ptx| ptx.contains("vote.sync.all")), "{target}");
+    }
+}
+
+/// How many of the first 64 rows raise their bases in each block.
+fn rows_that_raise_their_bases(problem: &Problem) -> Vec<usize> {
+    let x = &problem.tensors[0].tensor;
+    let [Scalar::F32(scale)] = problem.scalars[..] else { panic!("a scale") };
+    let (columns, values) = (x.shape[1], x.to_f64());
+    let mut raised = vec![0; columns.div_ceil(32)];
+    for row in values.chunks(columns).take(64) {
+        let mut base = f64::NEG_INFINITY;
+        for (block, raised) in row.chunks(32).zip(&mut raised) {
+            let max = block.iter().fold(f64::NEG_INFINITY, |max, x| max.max(x * f64::from(scale)));
+            if max - base > 8.0 {
+                (base, *raised) = (max, *raised + 1);
+            }
+        }
+    }
+    raised
 }
 
 /// Of 64 rows, eight warps hold each twice.

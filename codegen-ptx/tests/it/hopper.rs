@@ -1,18 +1,21 @@
 //! Warps with roles, rings of mbarriers, and products in flight.
 
+use crate::compile::{assemble, build, fmha, options};
 use crate::support::{kernel, lower};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
 use codegen_ptx::gpu::passes::PassContext;
 use codegen_ptx::gpu::protocol::ProtocolError;
+use codegen_ptx::gpu::resources::copying_warps;
 use codegen_ptx::gpu::verify::{Rule, verify};
+use codegen_ptx::{CompileOptions, Switches, Target};
 use melior::ir::operation::OperationLike;
 use tile_ir::types::{
     Op, blocks_of, defining_op, name_of, nested_ops, operands_of, ops_of, shape_of, type_of,
 };
 use tile_ir::{Module, TileContext};
-use tile_lang::DType;
+use tile_lang::{Config, DType};
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
@@ -214,6 +217,59 @@ fn masks_are_branches_that_only_compute() {
     let (module, remarks) = lower(&source, |cx| cx.switches.split_masks = false);
     assert!(remarks.iter().any(|r| r.contains("switched off by split_masks=0")), "{remarks:#?}");
     assert_eq!(branches(&module), 0);
+}
+
+/// Registers of a CTA's threads when the numbers handed over are in force.
+fn handed_over(num_warps: usize, copying: usize, [few, many]: [usize; 2]) -> usize {
+    32 * (copying * few + num_warps * many)
+}
+
+#[test]
+fn warps_hand_over_no_more_registers_than_they_have() {
+    let mut ways = Vec::new();
+    for target in Target::all().iter().filter(|target| target.has_setmaxnreg()) {
+        for num_warps in [1, 2, 4, 8, 16] {
+            for occupancy in 1..=4 {
+                let (copying, registers) = copying_warps(target, num_warps, occupancy);
+                let Some([few, many]) = registers else {
+                    assert_eq!(copying, 1, "{target} {num_warps} {occupancy}");
+                    continue;
+                };
+                let threads = 32 * (num_warps + copying);
+                // What a thread is launched with is a multiple of 8, of as many as the SM has for all of them.
+                let launched = target.limits.registers_per_sm as usize / occupancy / threads / 8 * 8;
+                let case = format!("{target} {num_warps} {occupancy}: {launched}, then {few} and {many}");
+                assert!(handed_over(num_warps, copying, [few, many]) <= launched * threads, "{case}");
+                // They gain by it, and by numbers that can be asked for.
+                assert!(few < launched && launched < many, "{case}");
+                assert!([few, many].iter().all(|n| n % 8 == 0 && (24..=256).contains(n)), "{case}");
+                ways.push((target.part, num_warps, occupancy));
+            }
+        }
+    }
+    assert!([8, 16].iter().all(|warps| ways.contains(&("sm_90", *warps, 1))), "{ways:?}");
+}
+
+/// The assembler says with how many registers a thread is launched.
+#[test]
+fn the_launch_has_the_registers_that_warps_hand_over() {
+    for (num_warps, rows) in [(4, 64), (8, 128), (16, 256)] {
+        let switches = Switches::of(&Config::default());
+        let options = CompileOptions { num_warps, switches, ..options("sm_90", 2) };
+        let compiled = build(&fmha([rows, 64, 64]), options, true).unwrap_or_else(|e| panic!("{e}"));
+        let asked = |change: &str| {
+            let (_, rest) = compiled.ptx.split_once(&format!("setmaxnreg.{change}.sync.aligned.u32 "))?;
+            rest.split_once(';')?.0.parse::<usize>().ok()
+        };
+        let registers = [asked("dec"), asked("inc")];
+        assert_eq!(registers.map(|n| n.is_some()), [num_warps > 4; 2], "{num_warps}");
+        let [Some(few), Some(many)] = registers else { continue };
+        let Some((report, _)) = assemble(&compiled) else { continue };
+        let launched = report.registers as usize * compiled.num_threads as usize;
+        let copying = compiled.num_threads as usize / 32 - num_warps as usize;
+        let handed = handed_over(num_warps as usize, copying, [few, many]);
+        assert!(handed <= launched, "{num_warps} warps: {few} and {many} of {} registers", report.registers);
+    }
 }
 
 #[test]

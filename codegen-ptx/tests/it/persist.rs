@@ -5,7 +5,7 @@ use crate::support::{facts, kernel};
 use codegen_ptx::gpu::dialect::{self, Smem};
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{Pass, PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::{Pass, PassContext, PassError, Switches, run_passes};
 use codegen_ptx::gpu::protocol::ProtocolError;
 use codegen_ptx::gpu::verify::{Rule, verify};
 use codegen_ptx::{CompileOptions, Target};
@@ -250,6 +250,63 @@ fn the_next_queries_come_while_the_present_program_ends() {
     // The slot's parity changes from program to program.
     let Some(GpuOp::MbarrierWait { parity, .. }) = GpuOp::of(body[waits[0]]) else { panic!("a wait") };
     assert!(args_of(blocks_of(walk)[0]).contains(&parity));
+}
+
+/// What the pass that gives copies to a warp of their own says of attention, and how many slots the queries have.
+fn queries_of_attention(change: impl FnOnce(&mut PassContext)) -> (String, usize) {
+    let context = dialect::context(&[]);
+    let module = parse(&context, FMHA);
+    let mut cx = context_of(&module);
+    change(&mut cx);
+    let module = run_passes(cx.target.passes, &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+    let said: Vec<String> = cx.remarks.iter().map(ToString::to_string).collect();
+    let said: Vec<&String> = said.iter().filter(|r| r.contains("made by a warp of their own")).collect();
+    let [remark] = said[..] else { panic!("{said:#?}") };
+    let queries = args_of(module.entry())[0];
+    let slots = nested_ops(module.function()).into_iter().find_map(|op| match GpuOp::of(op) {
+        Some(GpuOp::TmaCopy { view, smem, .. }) if view == queries => Some(Smem::of(type_of(smem))?.slots),
+        _ => None,
+    });
+    (remark.clone(), slots.expect("queries are bulk copies"))
+}
+
+#[test]
+fn the_next_queries_have_a_slot_where_there_is_room() {
+    // Keys and values are 16 KB a stage, a slot of queries and the block that is stored 8 KB each.
+    for (persistent, occupancy, num_stages, expected) in [
+        (true, 1, 3, 2),
+        // 224 KB of a CTA's 227, or 8 KB more.
+        (true, 1, 12, 2),
+        (true, 1, 13, 1),
+        // A second slot would leave no room for the other of two CTAs, of 113 KB each.
+        (true, 2, 5, 2),
+        (true, 2, 6, 1),
+        // More than a CTA's share without it.
+        (true, 2, 8, 1),
+        // Without a next program there are no next queries.
+        (false, 1, 3, 1),
+    ] {
+        let (remark, slots) = queries_of_attention(|cx| {
+            (cx.occupancy, cx.num_stages, cx.switches.persistent) = (occupancy, num_stages, persistent);
+        });
+        let case = format!("persistent={persistent} occupancy={occupancy} num_stages={num_stages}: {remark}");
+        assert_eq!(slots, expected, "{case}");
+        let plural = if expected == 1 { "slot" } else { "slots" };
+        let copies = format!("2 copies are made by a warp of their own, in 2 rings of {num_stages} slots");
+        assert!(remark.contains(&copies), "{case}");
+        assert!(remark.ends_with(&format!("; and 1 in front of the loop, of {expected} {plural}")), "{case}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_with_one_slot_is_refused() {
+    let context = dialect::context(&[]);
+    let module = parse(&context, FMHA);
+    let mut cx = PassContext { num_stages: 15, occupancy: 2, ..context_of(&module) };
+    let Err(error) = run_passes(cx.target.passes, &module, &mut cx) else { panic!("240 KB do not fit") };
+    // What a CTA can have, whatever its share at the wanted occupancy.
+    let limit = cx.target.limits.smem_per_cta_bytes;
+    assert!(matches!(error, PassError::SharedMemory { available, .. } if available == limit), "{error}");
 }
 
 /// What is kept from one program to the next, or written by the copying warp while others still store, shares its

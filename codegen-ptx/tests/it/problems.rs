@@ -280,6 +280,7 @@ impl Problem {
             "fp8_matmul" => narrow_matmul(draw, F8),
             "persistent" => persistent(draw, dtype),
             "softmax" => softmax(draw, dtype),
+            "power_sums" => power_sums(draw, dtype),
             "column_means" => column_means(draw, dtype),
             "add" => add(draw, dtype),
             "swap_axes" => swap_axes(draw, dtype),
@@ -435,6 +436,25 @@ fn softmax(draw: &mut Draw, dtype: DType) -> Shape {
     draw.input(dtype, &[m, n], |d| 4.0 * d.number());
     draw.output(dtype, &[m, n]);
     shape([("ROWS", rows), ("COLS", cols)], [m.div_ceil(rows), 1, 1], Tolerance::Close)
+}
+
+/// Rows of which some grow every other block, in one column, by less or more than what keeps their bases.
+fn power_sums(draw: &mut Draw, dtype: DType) -> Shape {
+    let (rows, cols) = (draw.pick(&[1, 2, 16, 64, 128]), draw.pick(&[1, 8, 32, 128]));
+    let (m, n) = (draw.extent(rows, 2), draw.row(cols, 5, bits(dtype)));
+    let growths: Vec<f64> = (0..m).map(|_| draw.pick(&[0.0, 0.0, 0.0, 0.0, 3.0, 10.0])).collect();
+    let mut places = (0..m).flat_map(|row| (0..n).map(move |column| (row, column)));
+    draw.input(dtype, &[m, n], |d| {
+        let (row, column) = places.next().expect("a place for each");
+        let grows = column % cols == row % cols;
+        2.0 * d.number() + if grows { growths[row] * (column / cols / 2) as f64 } else { 0.0 }
+    });
+    draw.output(DType::F32, &[m, 1]);
+    draw.output(DType::F32, &[m, 1]);
+    // Powers of two, by which multiplying is exact whether it is one operation with what follows or not.
+    let scalars = vec![Scalar::F32(draw.pick(&[0.5, 1.0, 2.0]))];
+    let consts = [("ROWS", rows), ("COLS", cols)];
+    Shape { scalars, ..shape(consts, [m.div_ceil(rows), 1, 1], Tolerance::Close) }
 }
 
 fn column_means(draw: &mut Draw, dtype: DType) -> Shape {

@@ -258,7 +258,7 @@ impl Trace {
                 let (slot, smem, barriers) = (self.scalar(slot), key(smem), key(barriers));
                 self.steps.push(Step::Copy { smem, barriers, slot, bytes, cluster, block });
             }
-            GpuOp::MbarrierArrive { barriers, slot, cluster } => {
+            GpuOp::MbarrierArrive { barriers, slot, cluster, .. } => {
                 let slot = self.scalar(slot);
                 if slot >= 0 {
                     self.steps.push(Step::Arrive { barriers: key(barriers), slot, cluster });

@@ -126,6 +126,30 @@ fn softmax<T: Float, const ROWS: usize, const COLS: usize>(x: Tensor<T, 2>, out:
     out.store([row, 0], (weights / weights.reduce_sum(1)).cast::<T>());
 }
 
+// Sums of powers of 2 a row, relative to a base that follows the row's maximum only where that is far ahead.
+#[tile_kernel]
+fn power_sums<T: Float, const ROWS: usize, const COLS: usize>(
+    x: Tensor<T, 2>,
+    sums: TensorMut<f32, 2>,
+    bases: TensorMut<f32, 2>,
+    scale: f32,
+) {
+    let m = program_id(0);
+    let mut base = full::<f32>([ROWS, 1], f32::NEG_INFINITY);
+    let mut sum = zeros::<f32>([ROWS, 1]);
+    for i in 0..cdiv(x.dim(1), COLS) {
+        let inside = (iota(COLS) + (i * COLS) as i32).expand_dims(0).lt(x.dim(1) as i32);
+        let hidden = full::<f32>([ROWS, COLS], f32::NEG_INFINITY);
+        let shown = select(inside, x.load([m, i], [ROWS, COLS]).cast::<f32>(), hidden);
+        let greater = maximum(base, shown.reduce_max(1) * scale);
+        let kept = select((greater - base).le(8.0), base, greater);
+        sum = sum * (base - kept).exp2() + (shown * scale - kept).exp2().reduce_sum(1);
+        base = kept;
+    }
+    sums.store([m, 0], sum);
+    bases.store([m, 0], base);
+}
+
 #[tile_kernel]
 fn column_means<T: Float, const ROWS: usize, const COLS: usize>(x: Tensor<T, 2>, out: TensorMut<f32, 1>) {
     let column = program_id(0);

@@ -649,3 +649,80 @@ fn shuffle(warp: &mut Warp, inst: &Inst, kind: Shuffle, at: &Launched<'_>) -> Re
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{Fault, Launch, Memory, Module, Param, Wrong};
+
+    /// Each thread has 16 bytes, which it reads, and writes 512 bytes on.
+    const KERNEL: &str = "
+.version 8.0
+.target sm_80
+.address_size 64
+.extern .shared .align 1024 .b8 smem[];
+.visible .entry k(.param .u64 k_param_0) {
+  .reg .b32 %r<8>; .reg .b64 %rd<8>;
+  ld.param.b64 %rd1, [k_param_0];
+  mov.u32 %r1, %tid.x;
+  mul.wide.u32 %rd2, %r1, 16;
+  add.s64 %rd3, %rd1, %rd2;
+  mov.b32 %r2, smem;
+  shl.b32 %r3, %r1, 4;
+  add.s32 %r2, %r2, %r3;
+  createpolicy.fractional.L2::evict_first.b64 %rd4;
+  BODY
+  st.global.v4.b32 [%rd3 + 512], {%r4, %r5, %r6, %r7};
+  ret;
+}";
+
+    const LOAD: &str = "ld.global.L2::cache_hint.v4.b32 {%r4, %r5, %r6, %r7}, [%rd3], %rd4;";
+    const COPY: &str = "cp.async.cg.shared.global.L2::cache_hint [%r2 + 0], [%rd3 + 0], 16, %rd4;
+  cp.async.wait_all;
+  ld.shared.v4.b32 {%r4, %r5, %r6, %r7}, [%r2];";
+
+    /// What the threads write.
+    fn run(body: &str, change: impl FnOnce(String) -> String) -> Result<Vec<u8>, Fault> {
+        let text = change(KERNEL.replace("BODY", body));
+        // With room to start at a multiple of 16.
+        let mut bytes = vec![0; 1024 + 16];
+        let start = bytes.as_ptr().align_offset(16);
+        let bytes = &mut bytes[start..][..1024];
+        bytes[..512].copy_from_slice(&read(16));
+        let mut memory = Memory::new();
+        let address = memory.lend(bytes);
+        let module = Module::parse(&text).unwrap_or_else(|e| panic!("{e}\n{text}"));
+        let launch = Launch { shared_bytes: 512, ..Launch::new([1, 1, 1], 32) };
+        module.entry("k").unwrap().run(&launch, &[Param::Word(address)], &mut memory)?;
+        drop(memory);
+        Ok(bytes[512..].to_vec())
+    }
+
+    /// The first `count` of each thread's bytes, and zeros behind them.
+    fn read(count: usize) -> Vec<u8> {
+        (0..32).flat_map(|i| (0..16).map(move |byte| if byte < count { i + 1 } else { 0 })).collect()
+    }
+
+    #[test]
+    fn loads_and_copies_under_a_policy_are_as_without() {
+        for body in [LOAD, COPY] {
+            assert_eq!(run(body, |text| text).unwrap(), read(16), "{body}");
+            let plain = body.replace(".L2::cache_hint", "").replace(", %rd4", "");
+            assert_eq!(run(&plain, |text| text).unwrap(), read(16), "{plain}");
+        }
+        // The policy stands behind the number of bytes that there are.
+        let part = COPY.replace("16, %rd4", "16, %r1, %rd4").replacen("cp", "mov.b32 %r1, 4; cp", 1);
+        assert_eq!(run(&part, |text| text).unwrap(), read(4));
+    }
+
+    #[test]
+    fn a_policy_that_nothing_made_is_none() {
+        for body in [LOAD, COPY] {
+            for (instead, found) in [("mov.b64 %rd4, 7;", 7), ("mov.b64 %rd4, %rd2;", 0)] {
+                let fault = run(body, |text| {
+                    text.replace("createpolicy.fractional.L2::evict_first.b64 %rd4;", instead)
+                });
+                assert_eq!(fault.unwrap_err().what, Wrong::Policy { found }, "{body} {instead}");
+            }
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! Decode attention against its f64 reference: grouped heads, ragged and empty sequences, pages, narrow caches.
 
 use crate::support::{agree_on, agree_on_devices, config, problem, run_eager};
-use codegen_ptx::Target;
+use codegen_ptx::{Compiled, Ptxas, Target};
 use std::io::Write;
 use tile::contract::{Contract, Problem, random_inputs, run_steps};
 use tile::dynamic::{CpuOptions, DynTensor};
@@ -182,8 +182,9 @@ fn a_gpu_agrees_with_the_reference() {
                 for &dtype in contract.dtypes() {
                     let problem = small(dtype, &sizes);
                     let inputs = ragged(&problem, &[300, 0, 1, 133]);
-                    for splits in [1, 3] {
-                        let config = config(contract, &problem, &[("NUM_SPLITS", splits)]);
+                    for (splits, stream_loads) in [(1, 0), (1, 1), (3, 0), (3, 1)] {
+                        let consts = [("NUM_SPLITS", splits), ("stream_loads", stream_loads)];
+                        let config = config(contract, &problem, &consts);
                         agree_on_devices([&device], contract, &problem, &config, &inputs);
                     }
                 }
@@ -202,8 +203,9 @@ fn emulated_gpus_agree_with_the_reference() {
             for &dtype in contract.dtypes() {
                 let problem = small(dtype, &[&shape[..], &cache].concat());
                 let inputs = ragged(&problem, &[150, 0, 1, 133]);
-                for splits in [1, 3] {
-                    let config = config(contract, &problem, &[("NUM_SPLITS", splits)]);
+                for (splits, stream_loads) in [(1, 0), (1, 1), (3, 0), (3, 1)] {
+                    let consts = [("NUM_SPLITS", splits), ("stream_loads", stream_loads)];
+                    let config = config(contract, &problem, &consts);
                     crate::emulated::agree_on(Target::all(), contract, &problem, &config, &inputs);
                 }
             }
@@ -211,29 +213,37 @@ fn emulated_gpus_agree_with_the_reference() {
     }
 }
 
+/// The assembler; where there is none, says on the standard error that `test` is skipped.
+fn assembler(test: &str) -> Option<Ptxas> {
+    let found = Ptxas::find(None);
+    if let Err(error) = &found {
+        let reason = error.to_string();
+        let reason = reason.lines().next().unwrap_or_default();
+        writeln!(std::io::stderr(), "SKIPPED {test}: {reason}").expect("standard error is writable");
+    }
+    found.ok()
+}
+
+/// The one kernel of a problem.
+fn compiled(problem: &Problem, config: &Config, target: &'static Target) -> Compiled {
+    let steps = DecodeAttentionContract.steps(problem, config);
+    let [step] = &steps[..] else { panic!("one launch") };
+    let facts = vec![tile_lang::config::TensorFacts::ALIGNED; step.tensors().count()];
+    let made = tile::jit::compile(step.kernel, &step.bindings, &step.config, target, &facts, false);
+    made.unwrap_or_else(|e| panic!("{target} {config:?}: {e}")).compiled
+}
+
 /// Stores, the count with release and acquire for the whole GPU, its answer for all threads, the merge.
 #[test]
 fn the_merge_is_ordered_behind_the_arrival() {
-    let assembler = match codegen_ptx::Ptxas::find(None) {
-        Ok(found) => found,
-        Err(error) => {
-            let (name, reason) = ("the_merge_is_ordered_behind_the_arrival", error.to_string());
-            let reason = reason.lines().next().unwrap_or_default();
-            writeln!(std::io::stderr(), "SKIPPED {name}: {reason}").expect("standard error is writable");
-            return;
-        }
-    };
+    let Some(assembler) = assembler("the_merge_is_ordered_behind_the_arrival") else { return };
     let problem = small(DType::BF16, &[("head_dim", 128), ("seq_k", 8192)]);
     for target in Target::all() {
         let consts = [("TILE_N", 64), ("NUM_SPLITS", 16)];
         let mut config = config(&DecodeAttentionContract, &problem, &consts);
         (config.num_warps, config.num_stages, config.occupancy) = (4, 2, 1);
-        let steps = DecodeAttentionContract.steps(&problem, &config);
-        let [step] = &steps[..] else { panic!("one launch") };
-        let facts = vec![tile_lang::config::TensorFacts::ALIGNED; step.tensors().count()];
-        let compiled = tile::jit::compile(step.kernel, &step.bindings, &step.config, target, &facts, false)
-            .expect("compiles");
-        let ptx = &compiled.compiled.ptx;
+        let compiled = compiled(&problem, &config, target);
+        let ptx = &compiled.ptx;
         assert_eq!(ptx.matches("atom.acq_rel.gpu.global.inc.u32").count(), 1, "{target}");
         assert!(!ptx.contains("ld.global.nc"), "{target}");
         let report = assembler.assemble(ptx, target).unwrap_or_else(|e| panic!("{target}: {e}"));
@@ -242,5 +252,44 @@ fn the_merge_is_ordered_behind_the_arrival() {
         let place = |word: &str| sass.lines().position(|line| line.contains(word));
         let order = ["MEMBAR", "ATOMG", "CCTL.IVALL", "BAR.RED"].map(|word| place(word).expect(word));
         assert!(order.is_sorted(), "{target}: {order:?}");
+    }
+}
+
+/// Keys and values stream where each program has its own, in one run or in pages as long as tiles. Of `desc[UR4][R2.64]`,
+/// the pair from UR4 on is a descriptor: an odd number says that the assembler has encoded the address wrongly.
+#[test]
+fn keys_and_values_stream() {
+    let streams = |compiled: &Compiled| {
+        let said = compiled.remarks.iter().filter(|r| r.fired).map(ToString::to_string);
+        said.filter_map(|r| Some(r.split_once("each block of argument ")?.1.split(' ').next()?.to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let assembler = assembler("keys_and_values_stream");
+    for target in Target::all() {
+        for (page_size, f8_cache, expected) in [(0, 0, true), (0, 1, true), (64, 0, true), (128, 0, false)] {
+            let sizes =
+                [("head_dim", 128), ("seq_k", 8192), ("page_size", page_size), ("f8_cache", f8_cache)];
+            let problem = small(DType::BF16, &sizes);
+            let consts = [("TILE_N", 64), ("NUM_SPLITS", 16), ("stream_loads", 1)];
+            let mut config = config(&DecodeAttentionContract, &problem, &consts);
+            (config.num_warps, config.num_stages, config.occupancy) = (4, 3, 1);
+            let compiled = compiled(&problem, &config, target);
+            let case = format!("{target} {sizes:?}");
+            let found = streams(&compiled);
+            assert_eq!(found == [K, V].map(|n| n.to_string()), expected, "{case}: {found:?}");
+            assert_eq!(compiled.ptx.contains("createpolicy"), expected, "{case}");
+            let copies = "cp.async.cg.shared.global.L2::cache_hint";
+            assert_eq!(compiled.ptx.contains(copies), expected, "{case}");
+            let Some(assembler) = assembler.as_ref().filter(|_| expected) else { continue };
+            let report = assembler.assemble(&compiled.ptx, target).unwrap_or_else(|e| panic!("{case}: {e}"));
+            let sass = assembler.disassemble(&report.cubin).unwrap_or_else(|e| panic!("{e}"));
+            let copies = sass.lines().filter(|line| line.contains("LDGSTS"));
+            let number = |line: &str| line.split_once("desc[UR")?.1.split_once(']')?.0.parse::<usize>().ok();
+            let numbers: Vec<Option<usize>> = copies.map(number).collect();
+            assert!(
+                numbers.iter().flatten().all(|n| n % 2 == 0) && !numbers.is_empty(),
+                "{case}: {numbers:?}"
+            );
+        }
     }
 }

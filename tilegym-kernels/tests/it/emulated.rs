@@ -203,6 +203,7 @@ fn random_configurations_agree() {
             "tf32_wgmma",
             "compute_ahead",
             "split_tail",
+            "stream_loads",
         ];
         for name in switches {
             if below(2) == 0 {
@@ -357,8 +358,10 @@ fn attention_with_every_switch() {
     ];
     for tiles in tiles {
         for bits in 0..16 {
-            for split_masks in [0, 1] {
-                let settings = [&tiles[..], &switches(bits), &[("split_masks", split_masks)]].concat();
+            // Queries stream: each is read by one program.
+            for (split_masks, stream_loads) in [(0, 0), (1, 0), (1, 1)] {
+                let more = [("split_masks", split_masks), ("stream_loads", stream_loads)];
+                let settings = [&tiles[..], &switches(bits), &more].concat();
                 let shape = [("batch", 1), ("heads", 2), ("kv_heads", 1), ("head_dim", 64)];
                 let lens = [("seq_q", 200), ("seq_k", 328), ("causal", 1)];
                 turn.agree(&FmhaContract, &[&shape[..], &lens].concat(), &settings);
@@ -469,6 +472,43 @@ fn attention_over_growing_scores() {
     }
 }
 
+/// Attention asks lanes before they exchange maxima, whatever the inputs' dtype.
+#[test]
+fn attention_votes_on_maxima() {
+    let contracts: [&dyn Contract; 3] = [&FmhaContract, &FmhaExtendedContract, &FmhaVarlenContract];
+    for contract in contracts {
+        for sizes in small(contract.kernel().name) {
+            for &dtype in contract.dtypes() {
+                let problem = problem(contract, dtype, &sizes);
+                let config = config(contract, &problem, &[]);
+                assert!(fires("skip-maxima", contract, &problem, &config), "{problem:?}");
+            }
+        }
+    }
+}
+
+/// Kernels that read rows or queries once, with a policy for them, on every target; the others read nothing once.
+#[test]
+fn kernels_whose_loads_stream() {
+    let mut streams = Vec::new();
+    for contract in contracts() {
+        for sizes in small(contract.kernel().name).into_iter().take(2) {
+            let problem = problem(contract, contract.dtypes()[0], &sizes);
+            let stream = [("stream_loads", 1)];
+            if fires("stream-loads", contract, &problem, &config(contract, &problem, &stream)) {
+                agree(Target::all(), contract, &sizes, &stream);
+                streams.push(contract.kernel().name);
+            }
+        }
+    }
+    streams.sort_unstable();
+    streams.dedup();
+    let rows = ["add_rms_norm", "layer_norm", "nvfp4_quantize", "rms_norm", "rope", "softmax"];
+    let mut expected = [&rows[..], &["fmha", "fmha_extended", "fmha_varlen"]].concat();
+    expected.sort_unstable();
+    assert_eq!(streams, expected);
+}
+
 /// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
 #[test]
 fn nvfp4_products_computed_ahead() {
@@ -493,13 +533,13 @@ fn nvfp4_products_computed_ahead() {
     }
 }
 
-/// What the passes say of warpgroups that have no rows, where some skip a loop's products.
-fn skips_products(contract: &dyn Contract, problem: &Problem, config: &Config) -> bool {
+/// Whether a pass has changed a kernel of the problem on Hopper.
+fn fires(pass: &str, contract: &dyn Contract, problem: &Problem, config: &Config) -> bool {
     contract.steps(problem, config).iter().any(|step| {
         let facts = vec![TensorFacts::ALIGNED; step.tensors().count()];
         let made = jit::compile(step.kernel, &step.bindings, config, hopper(), &facts, false);
         let remarks = made.unwrap_or_else(|e| panic!("{config:?}: {e}")).compiled.remarks;
-        remarks.iter().any(|remark| remark.fired && remark.to_string().contains("skip-idle"))
+        remarks.iter().any(|remark| remark.fired && remark.to_string().contains(pass))
     })
 }
 
@@ -510,7 +550,7 @@ impl Skipping {
     fn agree(&mut self, contract: &dyn Contract, sizes: &[(&str, i64)], settings: &[(&str, i64)]) {
         let problem = problem(contract, self.0[self.1 % self.0.len()], sizes);
         let config = config(contract, &problem, settings);
-        assert!(skips_products(contract, &problem, &config), "{problem:?} {config:?}");
+        assert!(fires("skip-idle", contract, &problem, &config), "{problem:?} {config:?}");
         let inputs = random_inputs(contract, &problem, 11);
         agree_on(&[hopper(); 2], contract, &problem, &config, &inputs);
         self.1 += 1;
