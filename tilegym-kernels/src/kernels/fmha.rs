@@ -29,14 +29,15 @@ use tile::{Config, DType};
 #[tile_kernel(tune(
     TILE_M in [64, 32, 128, 256],
     TILE_N in [64, 32, 128],
-    num_warps in [4, 8],
+    num_warps in [4, 8, 16],
     num_stages in [2, 1, 3],
     occupancy in [1, 2, 3],
     ping_pong in [0, 1],
     persistent in [0, 1]
     where TILE_M >= 16 * num_warps, TILE_M <= 32 * num_warps, occupancy < 3 || num_warps == 4,
-          ping_pong == 0 && persistent == 0 || num_warps == 8 && num_stages > 1 && occupancy == 1,
-          ping_pong == 0 || persistent == 0
+          ping_pong == 0 && persistent == 0 || num_warps >= 8 && num_stages > 1 && occupancy == 1,
+          ping_pong == 0 || persistent == 0 && num_warps == 8,
+          num_warps < 16 || persistent == 1 && HEAD_DIM <= 64 && TILE_N <= 64
 ))]
 pub fn fmha<
     T: Factor,
