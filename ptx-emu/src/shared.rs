@@ -278,6 +278,25 @@ mod tests {
     }
 
     #[test]
+    fn asynchronous_writes_want_loads_to_be_fenced() {
+        let mut shared = Shared::new(64, 2, [0, 1]);
+        let (mut a, mut b) = (newborn(0), newborn(1));
+        shared.write(SHARED_BASE, 16, by(0, &a, false)).unwrap();
+        shared.read(SHARED_BASE, 8, by(0, &a, false)).unwrap();
+        // An arrival behind the load, which the copying warp has seen.
+        b.join(&release(0, &mut a));
+        assert!(matches!(shared.start_write(SHARED_BASE, 16, by(1, &b, true)), Err(Wrong::LoadFence { .. })));
+        // What was not loaded, and what threads copy themselves, is in order.
+        shared.start_write(SHARED_BASE + 8, 8, by(1, &b, true)).unwrap();
+        shared.start_write(SHARED_BASE, 8, by(1, &b, false)).unwrap();
+        shared.finish_write(SHARED_BASE, &[0; 16], 1, 1);
+        shared.read(SHARED_BASE, 8, by(1, &b, false)).unwrap();
+        b.fence();
+        a.join(&release(1, &mut b));
+        shared.start_write(SHARED_BASE, 16, by(0, &a, true)).unwrap();
+    }
+
+    #[test]
     fn nobody_touches_what_is_in_flight() {
         let mut shared = Shared::new(64, 1, [0, 1]);
         let a = newborn(0);

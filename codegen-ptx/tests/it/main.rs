@@ -13,6 +13,7 @@ mod problems;
 mod simulate;
 mod skip_maxima;
 mod skip_ones;
+mod split_tail;
 mod stream_loads;
 mod sums;
 mod support;

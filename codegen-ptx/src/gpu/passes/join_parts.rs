@@ -26,7 +26,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
             cx.remark(
                 Pass::JoinParts,
                 Place::of(op.location()),
-                "the last CTA of a shared program adds its parts up",
+                "the last CTA of a split program adds its parts up",
             );
         }
     }
