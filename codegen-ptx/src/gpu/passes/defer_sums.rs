@@ -5,18 +5,18 @@
 //! carries so starts at zero and is used for nothing but the sum after; that it is multiplied by a factor, which all
 //! lanes that share a row hold alike, is no obstacle. Invariant: a sum has the same terms, added in another order.
 
-use super::rewrite::{like, set_operand, set_type};
+use super::rewrite::{is_zero, like, set_operand, set_type};
 use super::{Pass, PassContext};
 use crate::gpu::dialect::layout_of;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
 use crate::layout::LinearLayout;
-use melior::ir::attribute::{DenseElementsAttribute, FloatAttribute};
+use melior::ir::attribute::DenseElementsAttribute;
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
 use tile_ir::ops::ReduceKind;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, attr, blocks_of, defining_op, dtype_of, erase, name_of, nested_ops, operands_of,
-    ops_of, replace_uses, results_of, type_of,
+    Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, erase, name_of, nested_ops, operands_of, ops_of,
+    replace_uses, results_of, type_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -113,16 +113,6 @@ fn layout<'c>(op: Op<'c>, sum: &Sum<'c>) -> Result<LinearLayout, &'static str> {
     }
     let layout = whole.slice_within_threads(axis).ok_or("lanes hold elements more than once")?;
     if layout.shape[axis] == 1 { Err("no lanes share rows") } else { Ok(layout) }
-}
-
-/// True for a constant tile of zeros.
-fn is_zero(value: Val) -> bool {
-    let number = defining_op(value)
-        .filter(|op| name_of(*op) == "arith.constant")
-        .and_then(|op| DenseElementsAttribute::try_from(attr(op, "value")?).ok())
-        .filter(DenseElementsAttribute::is_splat)
-        .and_then(|dense| FloatAttribute::try_from(dense.splat_value()).ok());
-    number.is_some_and(|number| number.value() == 0.0)
 }
 
 /// Makes the loop carry the lanes' sums.

@@ -1,12 +1,13 @@
-//! What several passes need to copy operations.
+//! What several passes need to read and copy operations.
 
-use melior::ir::attribute::Attribute;
+use melior::ir::attribute::{Attribute, DenseElementsAttribute, FloatAttribute};
 use melior::ir::operation::OperationLike;
 use melior::ir::{Block, Region, RegionLike, RegionRef, Type, TypeLike, ValueLike};
 use std::collections::HashMap;
 use tile_ir::Builder;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, erase, name_of, nested_ops, ops_of, replace_uses, results_of, type_of,
+    Blk, Op, Val, args_of, attr, defining_op, erase, name_of, nested_ops, ops_of, replace_uses, results_of,
+    type_of,
 };
 
 /// Values to use instead of others, by address.
@@ -122,4 +123,14 @@ pub(super) fn set_operand<'c>(op: Op<'c>, number: usize, value: Val<'c>) {
 pub(super) fn set_type<'c>(value: Val<'c>, ty: Type<'c>) {
     // SAFETY: value and type are live and of one context.
     unsafe { mlir_sys::mlirValueSetType(value.to_raw(), ty.to_raw()) };
+}
+
+/// True for a constant tile of zeros.
+pub(super) fn is_zero(value: Val) -> bool {
+    let number = defining_op(value)
+        .filter(|op| name_of(*op) == "arith.constant")
+        .and_then(|op| DenseElementsAttribute::try_from(attr(op, "value")?).ok())
+        .filter(DenseElementsAttribute::is_splat)
+        .and_then(|dense| FloatAttribute::try_from(dense.splat_value()).ok());
+    number.is_some_and(|number| number.value() == 0.0)
 }

@@ -8,14 +8,13 @@
 //! Here are the scalars: which iterations are whose. `tile.join_parts` marks where parts meet, and becomes loads, stores
 //! and an arrival in `join_parts`, where the sum has a layout.
 
-use super::rewrite::{Renamed, address_of, clone_op, set_operand};
-use melior::ir::attribute::{DenseElementsAttribute, FloatAttribute};
+use super::rewrite::{Renamed, address_of, clone_op, is_zero, set_operand};
 use melior::ir::operation::OperationLike;
 use std::convert::Infallible;
 use tile_ir::passes::{Effect, effect, int_constant};
 use tile_ir::types::{
-    Op, Val, args_of, attr, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of,
-    nested_ops, operands_of, ops_of, results_of, type_of,
+    Op, Val, args_of, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of, nested_ops,
+    operands_of, ops_of, results_of, type_of,
 };
 use tile_ir::{Builder, TileOp};
 use tile_lang::DType;
@@ -83,16 +82,6 @@ pub(super) fn sum<'c>(program: &[Op<'c>]) -> Result<Sum<'c>, &'static str> {
 /// True for what only holds others.
 fn is_frame(op: Op) -> bool {
     name_of(op).starts_with("scf.")
-}
-
-/// True for a constant tile of zeros.
-fn is_zero(value: Val) -> bool {
-    let number = defining_op(value)
-        .filter(|op| name_of(*op) == "arith.constant")
-        .and_then(|op| DenseElementsAttribute::try_from(attr(op, "value")?).ok())
-        .filter(DenseElementsAttribute::is_splat)
-        .and_then(|dense| FloatAttribute::try_from(dense.splat_value()).ok());
-    number.is_some_and(|number| number.value() == 0.0)
 }
 
 /// Iterations of a part, at least: fewer cost more to join than they save.
