@@ -28,94 +28,27 @@ pub fn reduce_name(kind: ReduceKind) -> &'static str {
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs)]
 pub enum TileOp<'c> {
-    ProgramId {
-        axis: usize,
-    },
-    NumPrograms {
-        axis: usize,
-    },
-    Dim {
-        view: Val<'c>,
-        axis: usize,
-    },
-    At {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-    },
-    Slice {
-        view: Val<'c>,
-        axis: usize,
-        start: Val<'c>,
-        len: Val<'c>,
-    },
-    ArriveLast {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-        count: Val<'c>,
-    },
-    /// `workspace` is the addresses of parts and counters, `numbers` are place, count, first CTA and slot.
-    JoinParts {
-        workspace: [Val<'c>; 2],
-        numbers: [Val<'c>; 4],
-    },
-    Check {
-        cond: Val<'c>,
-        message: String,
-    },
-    Load {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-    },
-    Store {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-        value: Val<'c>,
-    },
-    Gather {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-        mask: Option<Val<'c>>,
-    },
-    Scatter {
-        view: Val<'c>,
-        index: Vec<Val<'c>>,
-        value: Val<'c>,
-        mask: Option<Val<'c>>,
-    },
-    Splat {
-        scalar: Val<'c>,
-    },
+    ProgramId { axis: usize },
+    NumPrograms { axis: usize },
+    Dim { view: Val<'c>, axis: usize },
+    At { view: Val<'c>, index: Vec<Val<'c>> },
+    Slice { view: Val<'c>, axis: usize, start: Val<'c>, len: Val<'c> },
+    ArriveLast { view: Val<'c>, index: Vec<Val<'c>>, count: Val<'c> },
+    JoinParts { workspace: [Val<'c>; 2], numbers: [Val<'c>; 4] },
+    Check { cond: Val<'c>, message: String },
+    Load { view: Val<'c>, index: Vec<Val<'c>> },
+    Store { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c> },
+    Gather { view: Val<'c>, index: Vec<Val<'c>>, mask: Option<Val<'c>> },
+    Scatter { view: Val<'c>, index: Vec<Val<'c>>, value: Val<'c>, mask: Option<Val<'c>> },
+    Splat { scalar: Val<'c> },
     Iota,
-    Reshape {
-        tile: Val<'c>,
-    },
-    Broadcast {
-        tile: Val<'c>,
-    },
-    Transpose {
-        tile: Val<'c>,
-        perm: Vec<usize>,
-    },
-    Reduce {
-        tile: Val<'c>,
-        axis: usize,
-        kind: ReduceKind,
-    },
-    Mma {
-        lhs: Val<'c>,
-        rhs: Val<'c>,
-        acc: Val<'c>,
-    },
-    MmaScaled {
-        lhs: Val<'c>,
-        lhs_scales: Val<'c>,
-        rhs: Val<'c>,
-        rhs_scales: Val<'c>,
-        acc: Val<'c>,
-    },
-    Cast {
-        value: Val<'c>,
-    },
+    Reshape { tile: Val<'c> },
+    Broadcast { tile: Val<'c> },
+    Transpose { tile: Val<'c>, perm: Vec<usize> },
+    Reduce { tile: Val<'c>, axis: usize, kind: ReduceKind },
+    Mma { lhs: Val<'c>, rhs: Val<'c>, acc: Val<'c> },
+    MmaScaled { lhs: Val<'c>, lhs_scales: Val<'c>, rhs: Val<'c>, rhs_scales: Val<'c>, acc: Val<'c> },
+    Cast { value: Val<'c> },
 }
 
 impl<'c> TileOp<'c> {
@@ -378,7 +311,8 @@ impl<'c> Builder<'c> {
         self.value("tile.arrive_last", &operands, element_type(self.context, DType::Bool), &[])
     }
 
-    /// `tile.join_parts` of the sum of the loop in front.
+    /// `tile.join_parts` of the sum of the loop in front: `workspace` is the addresses of parts and counters, `numbers`
+    /// are place, count, first CTA and slot.
     pub fn join_parts(&self, workspace: [Val<'c>; 2], numbers: [Val<'c>; 4]) -> Val<'c> {
         let operands: Vec<_> = workspace.into_iter().chain(numbers).collect();
         self.value("tile.join_parts", &operands, element_type(self.context, DType::Bool), &[])

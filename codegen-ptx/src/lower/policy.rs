@@ -46,10 +46,7 @@ impl<'c> Lowering<'c> {
             let tensor = usize::try_from(number).ok().and_then(|number| arguments.get(number).copied());
             let tensor = tensor.ok_or_else(|| internal(function, "no such argument is read once"))?;
             let view = self.view(function, tensor)?;
-            let View { dtype, pointer, facts, .. } = &*view;
-            let (dtype, pointer, facts) = (*dtype, *pointer, facts.clone());
-            let (dims, strides) = (view.dims.clone(), view.strides.clone());
-            self.set(tensor, Lowered::View(Rc::new(View { dtype, pointer, dims, strides, policy, facts })));
+            self.set(tensor, Lowered::View(Rc::new(View { policy, ..(*view).clone() })));
         }
         Ok(())
     }

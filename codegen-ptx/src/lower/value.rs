@@ -45,6 +45,7 @@ pub(super) enum Registers<'c> {
 }
 
 /// A tensor argument: where it is and how large.
+#[derive(Clone)]
 pub(super) struct View<'c> {
     pub dtype: DType,
     pub pointer: Val<'c>,

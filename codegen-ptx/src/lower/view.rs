@@ -25,14 +25,7 @@ impl<'c> Lowering<'c> {
         let moved = whole.facts.moved_elems(axis, start);
         let facts = whole.facts.clone().sliced(axis, start, len, whole.dtype.bits() as usize);
         let (start, len) = (self.scalar(op, start)?, self.scalar(op, len)?);
-        let mut part = View {
-            dtype: whole.dtype,
-            pointer: whole.pointer,
-            dims: whole.dims.clone(),
-            strides: whole.strides.clone(),
-            policy: whole.policy,
-            facts,
-        };
+        let mut part = View { facts, ..(*whole).clone() };
         let &extent = whole.dims.get(axis).ok_or_else(|| internal(op, "no such axis"))?;
         let e = &mut self.e;
         // As unsigned, a negative start is past any extent and a negative length longer than any.
