@@ -6,8 +6,8 @@
 //! waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies; the other warps
 //! wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such a loop, as of
 //! attention's queries, are made by the same warp: where CTAs walk over programs, those of the next one come while the
-//! present one runs, into a second slot if there is room for it. Invariant: in every iteration both sides wait and arrive once at each
-//! ring, so that slot and parity of an iteration are the same on both sides.
+//! present one runs, into a second slot if there is room for it. Invariant: in every iteration both sides wait and
+//! arrive once at each ring, so that slot and parity of an iteration are the same on both sides.
 //!
 //! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
 //! it is where that is not arithmetic on scalars alone, or where a tensor does not allow bulk copies.
