@@ -5,7 +5,8 @@ use crate::layout::LinearLayout;
 use crate::layout::mma::KOrder;
 use melior::ir::Type;
 use melior::ir::attribute::{
-    Attribute, BoolAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute, StringAttribute,
+    Attribute, BoolAttribute, DenseElementsAttribute, DenseI32ArrayAttribute, DenseI64ArrayAttribute,
+    StringAttribute,
 };
 use tile_ir::Builder;
 use tile_ir::ops::{ReduceKind, reduce_name};
@@ -706,6 +707,13 @@ pub trait GpuBuilder<'c> {
     fn arrive_at(&self, counters: Val<'c>, place: Val<'c>, count: Val<'c>) -> Val<'c> {
         let b = self.builder();
         b.value("tgpu.arrive_at", &[counters, place, count], element_type(b.context(), DType::Bool), &[])
+    }
+
+    /// A constant tile of zeros, f32.
+    fn zeros(&self, layout: &LinearLayout) -> Val<'c> {
+        let (b, ty) = (self.builder(), self.distributed(DType::F32, layout));
+        let zeros = DenseElementsAttribute::splat(ty, b.number(DType::F32, 0.0));
+        b.value("arith.constant", &[], ty, &[("value", zeros.into())])
     }
 
     /// `tgpu.splat`.

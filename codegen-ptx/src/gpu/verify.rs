@@ -275,8 +275,11 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             expect("the scales of the rhs", &layout(scales[1]), &mma::rhs_scales(k, n, warps))
         }
         GpuOp::MmaSync { lhs, rhs, acc, warps, order } => {
-            let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
-            expect("the accumulator", &layout(acc), &mma::acc(m, n, warps))?;
+            let of_acc = shape(acc);
+            let whole = mma::acc_parts(&of_acc, warps).ok_or(Rule::Types("accumulator and product"))?;
+            expect("the accumulator", &layout(acc), &whole)?;
+            let [.., m, n] = of_acc[..] else { return Err(Rule::Types("accumulator and product")) };
+            let parts = of_acc.iter().product::<usize>() / (m * n);
             let read = |operand| match operand {
                 MmaOperand::Registers(tile) => shape(tile).try_into().ok().zip(dtype(tile)),
                 MmaOperand::Shared { smem, transposed, .. } => {
@@ -287,14 +290,14 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                 return Err(Rule::Types("operands"));
             };
             types(lhs_m == m && rhs_n == n && k == rhs_k && element == other, "operands and accumulator")?;
-            types(mma::depth(element).is_some(), "dtype and instruction")?;
-            if let MmaOperand::Registers(tile) = lhs {
-                let expected = order.apply(mma::lhs(m, k, warps, element), 1);
-                expect("the lhs", &layout(tile), &expected)?;
-            }
-            if let MmaOperand::Registers(tile) = rhs {
-                let expected = order.apply(mma::rhs(k, n, warps, element), 0);
-                expect("the rhs", &layout(tile), &expected)?;
+            let depth = mma::depth(element).ok_or(Rule::Types("dtype and instruction"))?;
+            types(parts == 1 || k >= parts * depth, "parts of K and instruction")?;
+            let expected = mma::operands(&of_acc, k, warps, element, &order);
+            for (name, operand, expected) in [("the lhs", lhs, &expected[0]), ("the rhs", rhs, &expected[1])]
+            {
+                if let MmaOperand::Registers(tile) = operand {
+                    expect(name, &layout(tile), expected)?;
+                }
             }
             Ok(())
         }

@@ -163,11 +163,14 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_accumulators_are_reduced_within_threads_where_no_warps_share_them() {
+    fn rows_of_accumulators_are_reduced_within_threads() {
         let within = mma::acc(64, 64, [4, 1]).slice_within_threads(1).expect("four lanes share a row");
         assert_eq!(within.shape, [64, 4]);
         assert_eq!(within.lane, [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]);
-        assert_eq!(mma::acc(64, 64, [2, 2]).slice_within_threads(1), None);
+        let within = mma::acc(64, 64, [2, 2]).slice_within_threads(1).expect("so do two warps");
+        assert_eq!((within.shape, within.warp), (vec![64, 8], vec![vec![0, 4], vec![32, 0]]));
+        let parts = mma::acc_parts(&[2, 64, 8], [4, 1]).expect("two parts");
+        assert_eq!(parts.slice_within_threads(0).as_ref(), Some(&parts));
     }
 
     fn layout(kind: usize, m: usize, n: usize, warps: [usize; 2]) -> LinearLayout {
@@ -223,10 +226,10 @@ mod tests {
         }
 
         #[test]
-        fn lanes_that_share_rows_hold_elements_of_their_own(
-            m in 0u32..7, n in 0u32..7, wm in 0u32..2, kind in 0usize..6, axis in 0usize..2,
+        fn threads_that_share_rows_hold_elements_of_their_own(
+            m in 0u32..7, n in 0u32..7, wm in 0u32..2, wn in 0u32..2, kind in 0usize..6, axis in 0usize..2,
         ) {
-            let l = layout(kind, 1 << m, 1 << n, [1 << wm, 1]);
+            let l = layout(kind, 1 << m, 1 << n, [1 << wm, 1 << wn]);
             let slice = l.slice(axis);
             if let Some(within) = l.slice_within_threads(axis) {
                 prop_assert!(within.is_surjective());
@@ -242,9 +245,9 @@ mod tests {
                     prop_assert_eq!(*sharer.entry(l.apply(r, lane, w)).or_insert(own), own);
                 }
             } else {
-                let crosses = l.warp.iter().any(|basis| basis[axis] != 0);
-                let mixes = l.lane.iter().any(|basis| basis.iter().all(|&c| c != 0));
-                prop_assert!(crosses || mixes || l.free_variable_masks().lane != 0);
+                let mixes = l.lane.iter().chain(&l.warp).any(|basis| basis.iter().all(|&c| c != 0));
+                let free = l.free_variable_masks();
+                prop_assert!(mixes || free.lane != 0 || free.warp != 0);
             }
         }
 

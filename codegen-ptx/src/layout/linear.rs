@@ -228,23 +228,23 @@ impl LinearLayout {
         layout.drop_zero_registers()
     }
 
-    /// The layout of a reduction within threads: along `dim`, one element for each lane that shares the rest, in
-    /// order; all else as in [`LinearLayout::slice`], which is its slice, too.
+    /// The layout of a reduction within threads: along `dim`, one element for each lane and warp that shares the
+    /// rest, in order; all else as in [`LinearLayout::slice`], which is its slice, too.
     ///
-    /// `None` where warps share a row, or where lanes that do hold elements of other rows or the same elements.
+    /// `None` where lanes or warps that share a row hold elements of other rows or the same elements.
     pub fn slice_within_threads(&self, dim: usize) -> Option<LinearLayout> {
-        let sharing: Vec<usize> = (0..LANE_BITS).filter(|&bit| self.lane[bit][dim] != 0).collect();
-        let replicas = self.free_variable_masks().lane;
-        let is_own = |bit: usize| {
-            replicas >> bit & 1 == 0 && (0..self.rank()).all(|d| d == dim || self.lane[bit][d] == 0)
-        };
-        if self.warp.iter().any(|basis| basis[dim] != 0) || !sharing.iter().all(|&bit| is_own(bit)) {
-            return None;
-        }
+        let replicas = self.free_variable_masks();
         let mut layout = self.slice(dim);
-        layout.shape[dim] = 1 << sharing.len();
-        for (step, bit) in sharing.into_iter().enumerate() {
-            layout.lane[bit][dim] = 1 << step;
+        for (own, replicas, sliced) in
+            [(&self.lane, replicas.lane, &mut layout.lane), (&self.warp, replicas.warp, &mut layout.warp)]
+        {
+            for (bit, basis) in own.iter().enumerate().filter(|(_, basis)| basis[dim] != 0) {
+                if replicas >> bit & 1 == 1 || (0..basis.len()).any(|d| d != dim && basis[d] != 0) {
+                    return None;
+                }
+                sliced[bit][dim] = layout.shape[dim] as u32;
+                layout.shape[dim] *= 2;
+            }
         }
         Some(layout)
     }

@@ -120,6 +120,49 @@ pub fn acc(m: usize, n: usize, warps: [usize; 2]) -> LinearLayout {
     )
 }
 
+/// A layout over `parts` times as many warps, each group of which holds one part of dimension `dim`.
+pub fn in_parts(mut layout: LinearLayout, dim: usize, parts: usize) -> LinearLayout {
+    let extent = layout.shape[dim];
+    layout.shape[dim] *= parts;
+    for bit in 0..parts.trailing_zeros() {
+        let mut basis = vec![0; layout.rank()];
+        basis[dim] = (extent << bit) as u32;
+        layout.warp.push(basis);
+    }
+    layout
+}
+
+/// The accumulator of a shape: `[m, n]` as [`acc`], or `[parts, m, n]`, of a product whose K is cut into parts, each
+/// for warps as those of [`acc`]. `None` for other ranks.
+pub fn acc_parts(shape: &[usize], warps: [usize; 2]) -> Option<LinearLayout> {
+    match *shape {
+        [m, n] => Some(acc(m, n, warps)),
+        [parts, m, n] => Some(in_parts(acc(m, n, warps).reshape(&[1, m, n]), 0, parts)),
+        _ => None,
+    }
+}
+
+/// The operands `[m, k]` and `[k, n]` of a product with an accumulator as [`acc_parts`], each part of K in an order.
+///
+/// # Panics
+/// When `dtype` has no [`depth`], or for accumulators of other ranks.
+pub fn operands(
+    acc_shape: &[usize],
+    k: usize,
+    warps: [usize; 2],
+    dtype: DType,
+    order: &KOrder,
+) -> [LinearLayout; 2] {
+    let (parts, m, n) = match *acc_shape {
+        [m, n] => (1, m, n),
+        [parts, m, n] => (parts, m, n),
+        _ => panic!("an accumulator of shape {acc_shape:?}"),
+    };
+    let k = k / parts;
+    let (lhs, rhs) = (order.apply(lhs(m, k, warps, dtype), 1), order.apply(rhs(k, n, warps, dtype), 0));
+    [in_parts(lhs, 1, parts), in_parts(rhs, 0, parts)]
+}
+
 /// The steps along K of one register of 4 bytes, and of the lanes of a quad.
 fn k_steps(bits: u32) -> (Vec<usize>, [usize; 2]) {
     let elems = 32 / bits as usize;

@@ -516,24 +516,21 @@ impl<'c> Lowering<'c> {
             };
             let mut operands = vec![target, address];
             let mut constraints = String::from("r,l");
-            let size = inside.map(|inside| {
-                let (full, none) = (e.i32(vec_bytes as i64), e.i32(0));
-                e.select(inside, full, none)
-            });
             let mut text = String::new();
             if once.is_some() {
-                text += &format!("@${} ", 2 + size.iter().count());
+                text += &format!("@${} ", 2 + inside.iter().count());
             }
             let kind = if vec_bytes == 16 { "cg" } else { "ca" };
-            let hint = Hint::of(source.policy, 2 + size.iter().chain(&once).count());
+            let hint = Hint::of(source.policy, 2 + inside.iter().chain(&once).count());
             text += &format!(
                 "cp.async.{kind}.shared.global{} [$0 + {target_constant}], [$1 + {constant}], {vec_bytes}",
                 hint.modifier
             );
-            if let Some(size) = size {
-                operands.push(size);
-                constraints += ",r";
-                text += ", $2";
+            if let Some(inside) = inside {
+                // Outside of the tensor the source is ignored, and zeros are written.
+                operands.push(inside);
+                constraints += ",b";
+                text += ", !$2";
             }
             text += &hint.operand;
             text += ";";

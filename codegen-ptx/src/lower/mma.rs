@@ -37,12 +37,11 @@ impl<'c> Lowering<'c> {
         (warps, order): ([usize; 2], &mma::KOrder),
     ) -> Result<(), LowerError> {
         let acc = self.tile(op, acc)?;
-        let &[m, n] = &acc.layout.shape[..] else {
-            return Err(internal(op, "the accumulator is not a matrix"));
-        };
-        if acc.dtype != DType::F32 || *acc.layout != mma::acc(m, n, warps) {
+        let shape = &acc.layout.shape;
+        if acc.dtype != DType::F32 || mma::acc_parts(shape, warps).as_ref() != Some(&*acc.layout) {
             return Err(internal(op, "the accumulator is not in its fragment layout"));
         }
+        let (n, parts) = (shape[shape.len() - 1], if shape.len() == 3 { shape[0] } else { 1 });
         let (dtype, k) = match lhs {
             MmaOperand::Registers(tile) => {
                 let tile = self.tile(op, tile)?;
@@ -55,9 +54,9 @@ impl<'c> Lowering<'c> {
         };
         let depth =
             mma::depth(dtype).ok_or_else(|| internal(op, "operands that tensor cores do not multiply"))?;
+        let [lhs_layout, rhs_layout] = mma::operands(shape, k, warps, dtype, order);
+        let k = k / parts;
         let steps = k.div_ceil(depth);
-        let lhs_layout = order.apply(mma::lhs(m, k, warps, dtype), 1);
-        let rhs_layout = order.apply(mma::rhs(k, n, warps, dtype), 0);
         let rhs_prefer = [0, 1 + steps.trailing_zeros() as usize];
         let mut lhs = self.operand(op, lhs, lhs_layout, dtype, &[0, 1], 1)?;
         let mut rhs = self.operand(op, rhs, rhs_layout, dtype, &rhs_prefer, 0)?;

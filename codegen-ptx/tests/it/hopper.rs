@@ -368,8 +368,7 @@ fn weights_are_widened_under_the_product_of_the_last_ones() {
     assert!(remarks.iter().any(|r| r.contains("while the next one's lhs is computed")), "{remarks:#?}");
     // The first weights are widened in front of the loop, the last product stands behind it.
     assert_eq!(count(&module, |op| matches!(op, GpuOp::Wgmma { .. })), 2);
-    let expected =
-        ["wgmma", "mbarrier_wait", "mbarrier_arrive", "mbarrier_wait", "wait 0", "mbarrier_arrive"];
+    let expected = ["wgmma", "mbarrier_wait", "wait 0", "mbarrier_arrive"];
     assert_eq!(loop_with(&module, 1), expected, "{}", module.to_text());
     // Without rings there is nothing to wait for in between.
     let (module, remarks) = lower(&widened(&context), |cx| {

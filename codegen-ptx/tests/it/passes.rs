@@ -1,15 +1,15 @@
 //! Properties of the gpu level that the passes make.
 
-use crate::support::{facts, kernel};
+use crate::support::{context_of, facts, kernel};
 use codegen_ptx::gpu::dialect::{self, Smem, layout_of};
 use codegen_ptx::gpu::ops::{GpuOp, MmaOperand};
-use codegen_ptx::gpu::passes::{Pass, PassContext, PassError, Switches, run_passes};
+use codegen_ptx::gpu::passes::{Pass, PassContext, PassError, run_passes};
 use codegen_ptx::layout::{Conversion, conversion};
 use codegen_ptx::target::Target;
 use melior::ir::operation::OperationLike;
 use tile_ir::types::{Op, args_of, blocks_of, int_attr, name_of, nested_ops, ops_of, results_of, type_of};
 use tile_ir::{Module, TileContext};
-use tile_lang::{Config, DType};
+use tile_lang::DType;
 
 const MATMUL: &str = include_str!("../kernels/matmul.mlir");
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
@@ -30,16 +30,13 @@ const SETTINGS: Settings =
 /// Runs all passes, with the verifier after each; the result's text must round-trip.
 fn lower<'c>(module: &Module<'c>, settings: Settings) -> Result<(Module<'c>, Vec<String>), PassError> {
     let mut cx = PassContext {
-        target: Target::from_name(settings.target).unwrap(),
         num_warps: settings.num_warps,
         num_stages: settings.num_stages,
         occupancy: settings.occupancy,
-        num_ctas: 1,
-        front_stages: 2,
-        switches: Switches { warp_specialize: false, bulk_stores: false, ..Switches::of(&Config::default()) },
         facts: facts(module, settings.aligned),
-        remarks: Vec::new(),
+        ..context_of(Target::from_name(settings.target).unwrap(), module)
     };
+    (cx.switches.warp_specialize, cx.switches.bulk_stores) = (false, false);
     let module = run_passes(&Pass::ALL, module, &mut cx)?;
     let text = module.to_text();
     assert_eq!(Module::parse(module.context(), &text).unwrap().to_text(), text);

@@ -1,7 +1,7 @@
 //! CTAs that walk over the programs of a grid.
 
 use crate::compile::{assemble, build, fmha, options};
-use crate::support::{facts, kernel};
+use crate::support::{context_of, kernel};
 use codegen_ptx::gpu::dialect::{self, Smem};
 use codegen_ptx::gpu::launch::LaunchNeeds;
 use codegen_ptx::gpu::ops::GpuOp;
@@ -50,18 +50,10 @@ func.func @ids(%out: !tile.view<1 : i64, i32>) {
 "#;
 
 /// What passes are told for `sm_90`, with CTAs that walk.
-fn context_of(module: &Module) -> PassContext {
-    PassContext {
-        target: Target::from_name("sm_90").unwrap(),
-        num_warps: 4,
-        num_stages: 3,
-        occupancy: 1,
-        num_ctas: 1,
-        front_stages: 2,
-        switches: Switches { persistent: true, ..Switches::of(&Config::default()) },
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    }
+fn walking(module: &Module) -> PassContext {
+    let mut cx = context_of(Target::from_name("sm_90").unwrap(), module);
+    cx.switches.persistent = true;
+    cx
 }
 
 fn parse<'c>(context: &'c TileContext, text: &str) -> Module<'c> {
@@ -72,12 +64,12 @@ fn parse<'c>(context: &'c TileContext, text: &str) -> Module<'c> {
 
 /// The module after the pass alone.
 fn persist<'c>(module: &Module<'c>) -> Module<'c> {
-    run_passes(&[Pass::Persist], module, &mut context_of(module)).unwrap()
+    run_passes(&[Pass::Persist], module, &mut walking(module)).unwrap()
 }
 
 /// The module after all passes, with the verifier after each.
 fn lower<'c>(module: &Module<'c>) -> Module<'c> {
-    let mut cx = context_of(module);
+    let mut cx = walking(module);
     let module = run_passes(cx.target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     let text = module.to_text();
     assert_eq!(Module::parse(module.context(), &text).unwrap().to_text(), text);
@@ -137,7 +129,7 @@ proptest! {
         let grid = [groups * size, y, z];
         let out = [HostTensor::zeros(DType::I32, &[grid.iter().product()])];
         let expected = run(&plain, &out, &[], grid, None);
-        let mut cx = PassContext { num_ctas: size, ..context_of(&plain) };
+        let mut cx = PassContext { num_ctas: size, ..walking(&plain) };
         let walked = run_passes(&[Pass::Persist], &plain, &mut cx).unwrap();
         let walked = run(&walked, &out, &[], grid, Some(clusters.min(groups * y * z) * size));
         prop_assert_eq!(expected, walked);
@@ -166,7 +158,7 @@ fn a_kernel_with_checks_has_a_cta_for_each_program() {
         "  %ok = arith.cmpi ult, %x, %nx : index\n  \"tile.check\"(%ok) {message = \"x\"} : (i1) -> ()\n  return",
     );
     let module = parse(&context, &checked);
-    let mut cx = context_of(&module);
+    let mut cx = walking(&module);
     let before = module.to_text();
     assert_eq!(run_passes(&[Pass::Persist], &module, &mut cx).unwrap().to_text(), before);
     assert!(cx.remarks.iter().any(|r| r.to_string().contains("has checks")), "{:?}", cx.remarks);
@@ -256,7 +248,7 @@ fn the_next_queries_come_while_the_present_program_ends() {
 fn queries_of_attention(change: impl FnOnce(&mut PassContext)) -> (String, usize) {
     let context = dialect::context(&[]);
     let module = parse(&context, FMHA);
-    let mut cx = context_of(&module);
+    let mut cx = walking(&module);
     change(&mut cx);
     let module = run_passes(cx.target.passes, &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     let said: Vec<String> = cx.remarks.iter().map(ToString::to_string).collect();
@@ -302,7 +294,7 @@ fn the_next_queries_have_a_slot_where_there_is_room() {
 fn what_does_not_fit_with_one_slot_is_refused() {
     let context = dialect::context(&[]);
     let module = parse(&context, FMHA);
-    let mut cx = PassContext { num_stages: 15, occupancy: 2, ..context_of(&module) };
+    let mut cx = PassContext { num_stages: 15, occupancy: 2, ..walking(&module) };
     let Err(error) = run_passes(cx.target.passes, &module, &mut cx) else { panic!("240 KB do not fit") };
     // What a CTA can have, whatever its share at the wanted occupancy.
     let limit = cx.target.limits.smem_per_cta_bytes;

@@ -1,9 +1,9 @@
 //! Maxima of rows that lanes exchange only where one has grown too far.
 
-use crate::support::{facts, lower};
+use crate::support::{context_of, lower};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{Pass, PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::{Pass, PassContext, run_passes};
 use codegen_ptx::gpu::verify::verify;
 use codegen_ptx::target::Target;
 use melior::ir::operation::OperationLike;
@@ -12,7 +12,7 @@ use tile_ir::ops::ReduceKind;
 use tile_ir::types::{
     Op, args_of, blocks_of, defining_op, dtype_of, name_of, nested_ops, operands_of, ops_of, type_of,
 };
-use tile_lang::{Config, DType};
+use tile_lang::DType;
 
 const FMHA: &str = include_str!("../kernels/fmha.mlir");
 const DONE: &str = "lanes exchange the maxima of their rows only where one has grown";
@@ -80,17 +80,8 @@ fn skipped(changes: &[(&str, &str)], check: impl FnOnce(Op<'_>, &str)) {
     }
     let module = Module::parse(&context, &text).unwrap_or_else(|e| panic!("{e}\n{text}"));
     verify(&module).unwrap_or_else(|e| panic!("{e:?}\n{text}"));
-    let mut cx = PassContext {
-        target: Target::from_name("sm_80").expect("a target"),
-        num_warps: 2,
-        num_stages: 2,
-        occupancy: 1,
-        num_ctas: 1,
-        front_stages: 2,
-        switches: Switches::of(&Config::default()),
-        facts: facts(&module, true),
-        remarks: Vec::new(),
-    };
+    let mut cx =
+        PassContext { num_warps: 2, ..context_of(Target::from_name("sm_80").expect("a target"), &module) };
     let module = run_passes(&[Pass::SkipMaxima], &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     verify(&module).unwrap_or_else(|e| panic!("{e:?}\n{}", module.to_text()));
     let text = module.to_text();

@@ -1,6 +1,6 @@
 //! Tensors whose blocks a launch reads once, and the L2 policy of their loads.
 
-use crate::support::{assembler, facts, kernel};
+use crate::support::{assembler, context_of, facts, kernel};
 use codegen_ptx::gpu::dialect;
 use codegen_ptx::gpu::passes::{Pass, PassContext, Switches, run_passes};
 use codegen_ptx::{CompileOptions, Compiled, Target, compile, with_context};
@@ -14,17 +14,8 @@ fn switches(stream_loads: bool) -> Switches {
 
 /// The numbers of the arguments that stream, and what the pass says.
 fn streamed(module: &Module, switches: Switches) -> (Vec<i64>, Vec<String>) {
-    let mut cx = PassContext {
-        target: Target::from_name("sm_90").expect("a target"),
-        num_warps: 4,
-        num_stages: 3,
-        occupancy: 1,
-        num_ctas: 1,
-        front_stages: 2,
-        switches,
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    };
+    let mut cx =
+        PassContext { switches, ..context_of(Target::from_name("sm_90").expect("a target"), module) };
     let module = run_passes(&[Pass::StreamLoads], module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     let numbers = array_attr(module.function(), "tgpu.streamed").unwrap_or_default();
     (numbers, cx.remarks.iter().map(ToString::to_string).collect())

@@ -1,17 +1,17 @@
-//! Sums of rows that lanes share are added up behind loops, where that is the same sum.
+//! Sums of rows that threads share are added up behind loops, where that is the same sum.
 
-use crate::support::{facts, kernel};
+use crate::support::{context_of, kernel};
 use codegen_ptx::gpu::dialect::{self, layout_of};
 use codegen_ptx::gpu::ops::GpuOp;
-use codegen_ptx::gpu::passes::{Pass, PassContext, Switches, run_passes};
+use codegen_ptx::gpu::passes::{Pass, PassContext, run_passes};
 use codegen_ptx::gpu::verify::verify;
 use codegen_ptx::target::Target;
-use tile_ir::Module;
 use tile_ir::ops::ReduceKind;
-use tile_ir::types::{Op, name_of, nested_ops, results_of, type_of};
-use tile_lang::{Config, DType};
+use tile_ir::types::{Op, Val, defining_op, name_of, nested_ops, results_of, type_of};
+use tile_ir::{Module, TileContext};
+use tile_lang::DType;
 
-/// A loop that adds rows up as attention does: four lanes and no warps share a row.
+/// A loop that adds rows up as attention does: four lanes share a row.
 const SUM: &str = r##"
 #tile = #tgpu.layout<"register 0,1 8,0 lane 0,2 0,4 1,0 2,0 4,0 warp 16,0">
 #rows = #tgpu.layout<"register 8,0 lane 0,0 0,0 1,0 2,0 4,0 warp 16,0">
@@ -39,20 +39,6 @@ const AFTER: &str = "%after = arith.addf %kept, %part";
 
 fn is_sum(op: Op) -> bool {
     matches!(GpuOp::of(op), Some(GpuOp::Reduce { kind: ReduceKind::Sum, .. }))
-}
-
-fn context_of(target: &'static Target, module: &Module) -> PassContext {
-    PassContext {
-        target,
-        num_warps: 4,
-        num_stages: 2,
-        occupancy: 1,
-        num_ctas: 1,
-        front_stages: 2,
-        switches: Switches::of(&Config::default()),
-        facts: facts(module, true),
-        remarks: Vec::new(),
-    }
 }
 
 /// Sums between lanes in the loop and behind it, the shape of what the loop carries, and the remark, for the loop with
@@ -107,6 +93,21 @@ fn lanes_carry_their_own_sums() {
     }
 }
 
+/// Two warps that share rows of 16 elements.
+const WARPS_SHARE: [(&str, &str); 4] = [
+    ("4,0 warp 16,0\">\n#rows", "4,0 warp 0,8\">\n#rows"),
+    ("warp 16,0\">\nfunc", "warp 0,0\">\nfunc"),
+    ("32x8x", "16x16x"),
+    ("32x1x", "16x1x"),
+];
+
+#[test]
+fn warps_that_share_rows_carry_their_own_sums() {
+    let (sums, carried, remark) = deferred(&WARPS_SHARE);
+    assert_eq!((sums, &carried[..]), ([0, 1], &[16, 8][..]));
+    assert!(remark.contains("the threads that share a row add up its sum behind the loop"), "{remark}");
+}
+
 #[test]
 fn sums_that_would_be_others_stay() {
     let elsewhere = "the loop uses it elsewhere";
@@ -122,15 +123,15 @@ fn sums_that_would_be_others_stay() {
             elsewhere,
         ),
         (&[("f32", "bf16")], "narrow dtype"),
-        // Two warps share a row of 16 elements.
+        // Two warps that share rows hold the same elements.
         (
             &[
-                ("4,0 warp 16,0\">\n#rows", "4,0 warp 0,8\">\n#rows"),
+                ("4,0 warp 16,0\">\n#rows", "4,0 warp 0,4\">\n#rows"),
                 ("warp 16,0\">\nfunc", "warp 0,0\">\nfunc"),
-                ("32x8x", "16x16x"),
+                ("32x8x", "16x8x"),
                 ("32x1x", "16x1x"),
             ],
-            "warps share rows",
+            "threads hold elements more than once",
         ),
         // Each thread has a row of its own.
         (
@@ -146,7 +147,7 @@ fn sums_that_would_be_others_stay() {
                 ("32x8x", "64x4x"),
                 ("32x1x", "64x1x"),
             ],
-            "no lanes share rows",
+            "no threads share rows",
         ),
     ];
     for (changes, why) in forms {
@@ -174,4 +175,61 @@ fn attention_exchanges_no_sums_in_its_loop() {
             assert!(own > 0, "{target}: {:#?}", cx.remarks);
         }
     }
+}
+
+/// A product of 64 x 8 for eight warps.
+fn of_few_columns(context: &TileContext) -> Module<'_> {
+    kernel(context, "narrow_weights", DType::BF16, &[("M", 8), ("N", 64), ("K", 256)])
+}
+
+#[test]
+fn warps_left_over_add_up_parts_of_k() {
+    let context = dialect::context(&[]);
+    let module = of_few_columns(&context);
+    for target in Target::all() {
+        let mut cx = PassContext { num_warps: 8, ..context_of(target, &module) };
+        let lowered = run_passes(target.passes, &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+        let remarks: Vec<String> = cx.remarks.iter().map(ToString::to_string).collect();
+        assert!(remarks.iter().any(|r| r.contains("warps 4x1 and 2 parts of K")), "{target}: {remarks:#?}");
+        let all = nested_ops(lowered.function());
+        let loops = all.iter().filter(|op| name_of(**op) == "scf.for");
+        let inside: Vec<Op> = loops.flat_map(|op| nested_ops(*op)).collect();
+        let sums = |ops: &[Op]| ops.iter().filter(|op| is_sum(**op)).count();
+        assert_eq!((sums(&inside), sums(&all)), (0, 1), "{target}: {}", lowered.to_text());
+        // The parts' accumulators are those of the instructions, which add to them.
+        let [product] =
+            inside.iter().filter_map(|op| GpuOp::of(*op)).filter_map(acc_of).collect::<Vec<_>>()[..]
+        else {
+            panic!("{target}: {}", lowered.to_text())
+        };
+        assert_eq!(layout_of(type_of(product)).expect("a layout").shape, [2, 64, 8], "{target}");
+        assert!(defining_op(product).is_none(), "{target}: the loop carries it");
+    }
+}
+
+/// The accumulator of a product of warps.
+fn acc_of(op: GpuOp<'_>) -> Option<Val<'_>> {
+    match op {
+        GpuOp::MmaSync { acc, .. } => Some(acc),
+        _ => None,
+    }
+}
+
+/// What is added to something else than zero at first has its parts added up where they are made.
+#[test]
+fn parts_of_k_without_a_loop_are_added_up_at_once() {
+    let context = dialect::context(&[]);
+    let module = of_few_columns(&context);
+    let text = module.to_text();
+    assert_eq!(text.matches("dense<0.000000e+00> : tensor<64x8xf32>").count(), 1, "{text}");
+    let text =
+        text.replace("dense<0.000000e+00> : tensor<64x8xf32>", "dense<1.000000e+00> : tensor<64x8xf32>");
+    let module = Module::parse(&context, &text).expect("still parses");
+    let mut cx =
+        PassContext { num_warps: 8, ..context_of(Target::from_name("sm_80").expect("a target"), &module) };
+    let lowered = run_passes(cx.target.passes, &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
+    let loops = nested_ops(lowered.function()).into_iter().filter(|op| name_of(*op) == "scf.for");
+    let inside: Vec<Op> = loops.flat_map(nested_ops).collect();
+    assert_eq!(inside.iter().filter(|op| is_sum(**op)).count(), 1, "{}", lowered.to_text());
+    assert!(cx.remarks.iter().any(|r| r.to_string().contains("does not start at zero")), "{:#?}", cx.remarks);
 }

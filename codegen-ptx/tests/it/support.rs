@@ -69,11 +69,9 @@ pub fn kernel<'c>(context: &'c TileContext, name: &str, dtype: DType, consts: &[
     module
 }
 
-/// Runs the passes of sm_90; returns the module, which is the same when it is read back from its text, and what they
-/// said.
-pub fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Module<'c>, Vec<String>) {
-    let target = Target::from_name("sm_90").expect("a target");
-    let mut cx = PassContext {
+/// What passes are told for a module, with the switches that a configuration has by itself.
+pub fn context_of(target: &'static Target, module: &Module) -> PassContext {
+    PassContext {
         target,
         num_warps: 4,
         num_stages: 3,
@@ -83,7 +81,14 @@ pub fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> 
         switches: Switches::of(&Config::default()),
         facts: facts(module, true),
         remarks: Vec::new(),
-    };
+    }
+}
+
+/// Runs the passes of sm_90; returns the module, which is the same when it is read back from its text, and what they
+/// said.
+pub fn lower<'c>(module: &Module<'c>, change: impl FnOnce(&mut PassContext)) -> (Module<'c>, Vec<String>) {
+    let target = Target::from_name("sm_90").expect("a target");
+    let mut cx = context_of(target, module);
     change(&mut cx);
     let module = run_passes(target.passes, module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     let text = module.to_text();

@@ -58,9 +58,14 @@ impl Cta {
         at: &Launched<'_>,
     ) -> Result<(), Wrong> {
         let (to, from) = (self.shared_addresses(w, &inst.args[0], at), self.addresses(w, &inst.args[1], at));
+        let whole = bytes as u64;
         let valid = match inst.args.get(3) {
+            // A predicate: where it is true, the source is ignored.
+            Some(ignored @ Arg::Not(_)) => {
+                self.warps[w].get(ignored, &at.place).map(|i| if i == 0 { whole } else { 0 })
+            }
             Some(valid) => self.warps[w].get(valid, &at.place),
-            None => [bytes as u64; 32],
+            None => [whole; 32],
         };
         for lane in lanes(mask) {
             let copy =

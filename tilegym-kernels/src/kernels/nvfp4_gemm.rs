@@ -21,8 +21,9 @@ use tile::{Config, DType};
 ///
 /// With more than one split, each program sums its part of K, and the parts are added in a second step.
 ///
-/// With few rows of x the weights' bytes bound the speed, so tiles are of many weights; from 128 rows on products do,
-/// and each weight that is widened serves as many rows as accumulators have room for.
+/// With few rows of x the weights' bytes and widening them bound the speed, so tiles are of many weights, or of so few
+/// that all SMs have as many; from 128 rows on products do, and each weight that is widened serves as many rows as
+/// accumulators have room for.
 ///
 /// # Shapes
 /// x `[M, K]`, K a multiple of 16; weights `[N, K]`; scales `[1, 1, N, K / 16]`, or with `SCALES_128X4`
@@ -34,18 +35,23 @@ use tile::{Config, DType};
 /// x and out f16 | bf16
 #[tile_kernel(tune(
     TILE_M in [8, 16, 32, 64, 128, 256],
-    TILE_N in [64, 128, 256],
+    TILE_N in [64, 128, 256, 32],
     TILE_K in [256, 128, 512, 64],
     SPLITS in [1, 2, 4, 8],
     num_warps in [4, 8],
     num_stages in [3, 2, 4],
-    occupancy in [2, 3, 4, 5, 1],
+    occupancy in [2, 3, 4, 5, 1, 9],
     warp_specialize in [0, 1]
-    where TILE_M * TILE_N <= 4096 * num_warps, TILE_N >= 16 * num_warps,
-        warp_specialize == 0 && TILE_M <= 32 || warp_specialize == 1 && TILE_M >= 64,
+    where TILE_M * TILE_N <= 4096 * num_warps,
+        TILE_N >= 16 * num_warps
+            || TILE_N == 8 * num_warps && TILE_M == 8 && SPLITS == 1 && warp_specialize == 0,
+        warp_specialize == 0 && TILE_M <= 32
+            || warp_specialize == 1 && (TILE_M >= 64 || TILE_M >= 16 && TILE_K == 256 && SPLITS == 1),
         occupancy <= 3 || TILE_M <= 16 && num_warps == 4,
+        occupancy <= 5 || TILE_N == 32,
         TILE_M * TILE_N <= 2048 * num_warps || TILE_M >= 128,
-        TILE_M * TILE_K <= 8192 || TILE_M >= 128 && TILE_K <= 128,
+        TILE_M * TILE_K <= 8192
+            || TILE_M == 64 && TILE_K == 256 && num_stages == 2 || TILE_M >= 128 && TILE_K <= 128,
         TILE_K >= 128 || TILE_M >= 64
 ))]
 #[allow(clippy::too_many_arguments)]

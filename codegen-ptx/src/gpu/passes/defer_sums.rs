@@ -1,16 +1,16 @@
-//! Adds up behind a loop what lanes would add up for each other in every iteration.
+//! Adds up behind a loop what threads would add up for each other in every iteration.
 //!
 //! Input: a gpu-level module. Output: the same, where a loop that adds rows up, such as the weights of attention,
-//! carries the sum of each lane's own elements, and the lanes' sums are added up once, behind the loop. What a loop
-//! carries so starts at zero and is used for nothing but the sum after; that it is multiplied by a factor, which all
-//! lanes that share a row hold alike, is no obstacle. Invariant: a sum has the same terms, added in another order.
+//! carries the sum of each thread's own elements, and the threads' sums are added up once, behind the loop. So it is
+//! with products whose K is cut into parts: each part's accumulator is carried as it is. What a loop carries so starts
+//! at zero and is used for nothing but the sum after; that it is multiplied by a factor, which all threads that share a
+//! row hold alike, is no obstacle. Invariant: a sum has the same terms, added in another order.
 
 use super::rewrite::{is_zero, like, set_operand, set_type};
 use super::{Pass, PassContext};
 use crate::gpu::dialect::layout_of;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
 use crate::layout::LinearLayout;
-use melior::ir::attribute::DenseElementsAttribute;
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
 use tile_ir::ops::ReduceKind;
@@ -29,6 +29,8 @@ struct Sum<'c> {
     number: usize,
     /// The reduction of an iteration's elements.
     reduce: Op<'c>,
+    /// What makes the result of that a matrix again, where parts of products are reduced.
+    reshape: Option<Op<'c>>,
     /// What adds that to the sum so far, and multiplies it before where it is `math.fma`.
     add: Op<'c>,
     /// What multiplies the sum so far, where `add` does not.
@@ -46,7 +48,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
             let message = match layout(op, &sum) {
                 Ok(layout) => {
                     defer(&module, op, &sum, &layout);
-                    "the lanes that share a row add up its sum behind the loop".to_owned()
+                    "the threads that share a row add up its sum behind the loop".to_owned()
                 }
                 Err(why) => format!("the sum of a row is added up in each iteration: {why}"),
             };
@@ -56,10 +58,17 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     module
 }
 
-/// A reduction to sums in a loop's body.
-fn reduced<'c>(body: Blk<'c>, value: Val<'c>) -> Option<Op<'c>> {
-    let is_sum = |op: &Op<'c>| matches!(GpuOp::of(*op), Some(GpuOp::Reduce { kind: ReduceKind::Sum, .. }));
-    defining_op(value).filter(|op| op.block() == Some(body)).filter(is_sum)
+/// A reduction to sums in a loop's body, and what reshapes its result, if anything does.
+fn reduced<'c>(body: Blk<'c>, value: Val<'c>) -> Option<(Op<'c>, Option<Op<'c>>)> {
+    let op = defining_op(value).filter(|op| op.block() == Some(body))?;
+    match GpuOp::of(op)? {
+        GpuOp::Reduce { kind: ReduceKind::Sum, .. } => Some((op, None)),
+        GpuOp::Reshape { tile } => match reduced(body, tile)? {
+            (reduce, None) => Some((reduce, Some(op))),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Reads what a loop carries under a number as a sum of rows.
@@ -71,32 +80,32 @@ fn sum<'c>(op: Op<'c>, number: usize) -> Option<Sum<'c>> {
     let other = |[a, b]: [Val<'c>; 2], one: Val<'c>| if a == one { Some(b) } else { (b == one).then_some(a) };
     match (name_of(add).as_str(), &operands_of(add)[..]) {
         ("arith.addf", &[a, b]) => {
-            let (reduce, before) = match (reduced(body, a), reduced(body, b)) {
-                (_, Some(reduce)) => (reduce, a),
-                (Some(reduce), None) => (reduce, b),
+            let ((reduce, reshape), before) = match (reduced(body, a), reduced(body, b)) {
+                (_, Some(found)) => (found, a),
+                (Some(found), None) => (found, b),
                 (None, None) => return None,
             };
             if before == carried {
-                return Some(Sum { number, reduce, add, multiply: None, factor: None });
+                return Some(Sum { number, reduce, reshape, add, multiply: None, factor: None });
             }
             let multiply = defining_op(before).filter(|op| name_of(*op) == "arith.mulf")?;
             let factor = other(operands_of(multiply).try_into().ok()?, carried)?;
-            Some(Sum { number, reduce, add, multiply: Some(multiply), factor: Some(factor) })
+            Some(Sum { number, reduce, reshape, add, multiply: Some(multiply), factor: Some(factor) })
         }
         ("math.fma", &[a, b, c]) => {
-            let (reduce, factor) = (reduced(body, c)?, other([a, b], carried)?);
-            Some(Sum { number, reduce, add, multiply: None, factor: Some(factor) })
+            let ((reduce, reshape), factor) = (reduced(body, c)?, other([a, b], carried)?);
+            Some(Sum { number, reduce, reshape, add, multiply: None, factor: Some(factor) })
         }
         _ => None,
     }
 }
 
-/// The layout of the lanes' sums; or why they stay in the loop.
+/// The layout of the threads' sums; or why they stay in the loop.
 fn layout<'c>(op: Op<'c>, sum: &Sum<'c>) -> Result<LinearLayout, &'static str> {
     let carried = args_of(blocks_of(op)[0])[sum.number + 1];
     let inside: Vec<Val<'c>> = nested_ops(op).into_iter().flat_map(operands_of).collect();
-    let mut links =
-        [sum.add, sum.reduce].into_iter().chain(sum.multiply).flat_map(results_of).chain([carried]);
+    let own = [sum.add, sum.reduce].into_iter().chain(sum.reshape).chain(sum.multiply);
+    let mut links = own.flat_map(results_of).chain([carried]);
     if links.any(|link| inside.iter().filter(|v| **v == link).count() != 1) {
         return Err("the loop uses it elsewhere");
     }
@@ -107,44 +116,65 @@ fn layout<'c>(op: Op<'c>, sum: &Sum<'c>) -> Result<LinearLayout, &'static str> {
         return Err("it does not start at zero");
     }
     let Some(GpuOp::Reduce { tile, axis, .. }) = GpuOp::of(sum.reduce) else { return Err("it is no sum") };
-    let whole = layout_of(type_of(tile)).ok_or("it has no layout")?;
-    if whole.warp.iter().any(|basis| basis[axis] != 0) {
-        return Err("warps share rows");
+    if sum.reshape.is_some() && sum.factor.is_some() {
+        return Err("a factor of another rank multiplies it");
     }
-    let layout = whole.slice_within_threads(axis).ok_or("lanes hold elements more than once")?;
-    if layout.shape[axis] == 1 { Err("no lanes share rows") } else { Ok(layout) }
+    let whole = layout_of(type_of(tile)).ok_or("it has no layout")?;
+    let layout = whole.slice_within_threads(axis).ok_or("threads hold elements more than once")?;
+    if layout.shape[axis] == 1 { Err("no threads share rows") } else { Ok(layout) }
 }
 
-/// Makes the loop carry the lanes' sums.
+/// Makes the loop carry the threads' sums.
 fn defer<'c>(module: &Module<'c>, op: Op<'c>, sum: &Sum<'c>, layout: &LinearLayout) {
     let Some(GpuOp::Reduce { tile, axis, kind, .. }) = GpuOp::of(sum.reduce) else { return };
     let (context, body) = (module.context(), blocks_of(op)[0]);
     let (carried, result) = (args_of(body)[sum.number + 1], results_of(op)[sum.number]);
     let front = Builder::before(context, op);
-    let ty = front.distributed(DType::F32, layout);
-    let zeros = DenseElementsAttribute::splat(ty, front.number(DType::F32, 0.0));
-    let zeros = front.value("arith.constant", &[], ty, &[("value", zeros.into())]);
-    set_operand(op, 3 + sum.number, zeros);
+    let (whole_type, ty) = (type_of(result), front.distributed(DType::F32, layout));
+    set_operand(op, 3 + sum.number, front.zeros(layout));
     set_type(carried, ty);
     set_type(result, ty);
 
     let b = Builder::before(context, sum.add);
-    let own = b.reduce_registers(tile, axis, kind);
+    let own = if type_of(tile) == ty { tile } else { b.reduce_registers(tile, axis, kind) };
     let factor = sum.factor.map(|factor| b.broadcast_tile(factor, layout));
     let same = |op: Op<'c>, operands: &[Val<'c>]| results_of(like(&b, op, operands, &[ty], Vec::new()))[0];
     let added = match (sum.multiply, factor) {
         (Some(multiply), Some(factor)) => same(sum.add, &[same(multiply, &[carried, factor]), own]),
         (None, Some(factor)) => same(sum.add, &[carried, factor, own]),
-        _ => same(sum.add, &[carried, own]),
+        _ => match product_from_zero(op, own) {
+            Some(product) => {
+                set_operand(product, ACC, carried);
+                own
+            }
+            None => same(sum.add, &[carried, own]),
+        },
     };
     let end = ops_of(body).last().expect("a loop's body has a terminator");
     set_operand(end, sum.number, added);
-    [sum.add].into_iter().chain(sum.multiply).chain([sum.reduce]).for_each(erase);
+    let replaced = [sum.add].into_iter().chain(sum.multiply).chain(sum.reshape).chain([sum.reduce]);
+    replaced.for_each(erase);
 
     let following = op.next_in_block().expect("a terminator follows");
     let mut behind = Builder::before(context, following);
     behind.set_location(op.location());
-    let whole = behind.reduce_tile(result, axis, kind);
+    let reduced = behind.reduce_tile(result, axis, kind);
+    let whole = match sum.reshape {
+        Some(_) => behind.value("tgpu.reshape", &[reduced], whole_type, &[]),
+        None => reduced,
+    };
     replace_uses(result, whole);
-    set_operand(defining_op(whole).expect("it was just made"), 0, result);
+    set_operand(defining_op(reduced).expect("it was just made"), 0, result);
+}
+
+/// The accumulator among the operands of `tgpu.mma_sync`.
+const ACC: usize = 2;
+
+/// The product that a tile in a loop is, if it adds to zeros and only its reduction uses it: what else would be added
+/// to it can be its accumulator.
+fn product_from_zero<'c>(around: Op<'c>, tile: Val<'c>) -> Option<Op<'c>> {
+    let op = defining_op(tile)?;
+    let Some(GpuOp::MmaSync { acc, .. }) = GpuOp::of(op) else { return None };
+    let uses = nested_ops(around).into_iter().flat_map(operands_of).filter(|v| *v == tile).count();
+    (is_zero(acc) && uses == 1).then_some(op)
 }

@@ -261,8 +261,8 @@ pub struct PassContext {
     pub occupancy: usize,
     /// CTAs of a cluster, a power of two; 1 for none.
     pub num_ctas: usize,
-    /// Slots of rings whose copies are made once a program, where CTAs walk over programs; [`run_passes`] makes do
-    /// with 1 where shared memory is short.
+    /// Slots of rings whose copies are made once a program, where CTAs walk over programs; 1 once it is known that
+    /// there are none. [`run_passes`] makes do with 1 where shared memory is short.
     pub front_stages: usize,
     /// Which passes may run.
     pub switches: Switches,
@@ -402,6 +402,9 @@ pub fn run_passes<'c>(
     cx: &mut PassContext,
 ) -> Result<Module<'c>, PassError> {
     let said = cx.remarks.len();
+    if !passes.contains(&Pass::WarpSpecialize) {
+        cx.front_stages = 1;
+    }
     match run_once(passes, module, cx) {
         Err(PassError::SharedMemory { .. }) if cx.front_stages > 1 => {
             cx.remarks.truncate(said);

@@ -2,12 +2,12 @@
 //!
 //! Input: a gpu-level module in which each copy to shared memory is waited for where it is made. Output: the same,
 //! where the copies of innermost loops go to rings of `num_stages` slots, filled by bulk copies of one thread of an
-//! additional warp. Copies that nothing reads in between share a ring, with two mbarriers for each slot: one thread
-//! waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies; the other warps
-//! wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such a loop, as of
-//! attention's queries, are made by the same warp: where CTAs walk over programs, those of the next one come while the
-//! present one runs, into a second slot if there is room for it. Invariant: in every iteration both sides wait and
-//! arrive once at each ring, so that slot and parity of an iteration are the same on both sides.
+//! additional warp. Copies with no product or reduction of one of them in between share a ring, with two mbarriers for
+//! each slot: one thread waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies;
+//! the other warps wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such
+//! a loop, as of attention's queries, are made by the same warp: where CTAs walk over programs, those of the next one
+//! come while the present one runs, into a second slot if there is room for it. Invariant: in every iteration both
+//! sides wait and arrive once at each ring, so that slot and parity of an iteration are the same on both sides.
 //!
 //! The additional warp runs a copy of what the addresses and the loops' bounds are computed by. A loop is left as
 //! it is where that is not arithmetic on scalars alone, or where a tensor does not allow bulk copies.
@@ -90,14 +90,26 @@ const ONE_STAGE: &str = "num_stages is 1, and a ring takes 2 slots";
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module<'c>, PassError> {
+    let plans = specialize(&module, cx);
+    if !plans.iter().any(|plan| plan.is_in_front && plan.stages > 1) {
+        cx.front_stages = 1;
+    }
+    for plan in plans {
+        consume(&module, plan);
+    }
+    Ok(module)
+}
+
+/// Plans every loop, says so, and writes the branch of the warp that copies; the warps that compute are left.
+fn specialize<'c>(module: &Module<'c>, cx: &mut PassContext) -> Vec<Plan<'c>> {
     if !cx.switches.warp_specialize {
-        return Ok(module);
+        return Vec::new();
     }
     if cx.num_stages < 2 {
         cx.remark(PASS, None, format!("no warp of its own copies: {ONE_STAGE}"));
-        return Ok(module);
+        return Vec::new();
     }
-    let (planned, needed) = plan_loops(&module, cx);
+    let (planned, needed) = plan_loops(module, cx);
     let mut plans = Vec::new();
     for (op, planned) in planned {
         let place = Place::of(op.location());
@@ -120,14 +132,10 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
             Err(why) => cx.remark(PASS, place, format!("no warp of its own copies: {why}")),
         }
     }
-    if plans.is_empty() {
-        return Ok(module);
+    if !plans.is_empty() {
+        start(module, &mut plans, &needed, cx);
     }
-    start(&module, &mut plans, &needed, cx);
-    for plan in plans {
-        consume(&module, plan);
-    }
-    Ok(module)
+    plans
 }
 
 /// Whether the pass will make every copy to where a `wgmma` reads f32 a bulk copy, which rounds; or why not.
@@ -223,8 +231,8 @@ impl<'c> Planner<'_, 'c> {
             let (number, map) = self.map(&copy, cx)?;
             self.close(operands_of(copy.copy), &nest, &mut needed)?;
             let shares = rings.last().and_then(|r| r.copies.last()).is_some_and(|last| {
-                let (from, to) = (position(last.copy.after), position(copy.wait));
-                !order[from..to].iter().any(|op| reads(*op, last.copy.smem))
+                let between = &order[position(last.copy.after)..position(copy.wait)];
+                !between.iter().any(|op| is_worth_a_wait(*op))
             });
             let filled = Filled { copy, address, number, map };
             match rings.last_mut().filter(|_| shares) {
@@ -312,6 +320,24 @@ impl<'c> Planner<'_, 'c> {
         });
         Ok((number, map))
     }
+}
+
+/// True for what is better begun before the copies behind it have arrived. What else a loop does between copies only
+/// readies operands, and a wait in the midst of it would keep those in registers.
+fn is_worth_a_wait(op: Op) -> bool {
+    let works = |op: Op| {
+        matches!(
+            GpuOp::of(op),
+            Some(
+                GpuOp::MmaSync { .. }
+                    | GpuOp::MmaScaledSync { .. }
+                    | GpuOp::Wgmma { .. }
+                    | GpuOp::Reduce { .. }
+                    | GpuOp::ReduceRegisters { .. }
+            )
+        )
+    };
+    works(op) || nested_ops(op).into_iter().any(works)
 }
 
 /// Slot and parity of an iteration's phase.
@@ -447,10 +473,10 @@ fn consume<'c>(module: &Module<'c>, plan: Plan<'c>) {
         .collect();
     let turn = turns.last().copied().unwrap_or(first);
     for ring in plan.rings {
-        let (Some(full), Some(empty), Some(last)) = (ring.full, ring.empty, ring.copies.last()) else {
+        let (Some(full), Some(empty), Some(first)) = (ring.full, ring.empty, ring.copies.first()) else {
             continue;
         };
-        Builder::before(context, last.copy.wait).mbarrier_wait(full, turn[0], turn[1]);
+        Builder::before(context, first.copy.wait).mbarrier_wait(full, turn[0], turn[1]);
         release_after_reads(module, block, &ring.copies, (empty, turn[0]));
         for Filled { copy, .. } in ring.copies {
             use_slot(block, copy.smem, turn[0]);

@@ -8,12 +8,13 @@ use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::gpu::dialect::{Smem, distributed_type};
 use crate::gpu::ops::{GpuBuilder, MmaOperand};
 use crate::gpu::passes::rewrite::like;
-use crate::layout::{Conversion, conversion};
+use crate::layout::{Conversion, conversion, mma};
 use melior::ir::attribute::DenseElementsAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{Block, BlockLike, Region, RegionLike, Type};
 use std::collections::HashMap;
 use tile_ir::context::Place;
+use tile_ir::ops::ReduceKind;
 use tile_ir::types::{
     Blk, Op, Val, args_of, attr, blocks_of, is_tile, operands_of, ops_of, results_of, set_attr, type_of,
 };
@@ -251,13 +252,21 @@ impl<'c> Emitter<'_, 'c> {
                 let from = this.demands.taken[&op_key(op)];
                 b.reduce_tile(this.value(*tile, from), *axis, *kind)
             }),
-            TileOp::Mma { lhs, rhs, acc } => self.make(b, op, |this, id, _| {
+            TileOp::Mma { lhs, rhs, acc } => self.make(b, op, |this, id, ty| {
                 let product = this.products[&op_key(op)].clone();
                 let plans = this.demands.operands[&op_key(op)];
                 let lhs = this.operand(b, *lhs, plans[0], product.lhs, product.dtype);
                 let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
                 let acc = this.value(*acc, id);
                 match product.split {
+                    Split::Warps(warps) if product.parts > 1 => {
+                        let shape = [&[product.parts], &this.layouts.get(id).shape[..]].concat();
+                        let whole = mma::acc_parts(&shape, warps).expect("parts of a matrix");
+                        let parts = b.mma_sync(lhs, rhs, b.zeros(&whole), warps, &product.order);
+                        let sum =
+                            b.value("tgpu.reshape", &[b.reduce_tile(parts, 0, ReduceKind::Sum)], ty, &[]);
+                        b.same("arith.addf", &[acc, sum])
+                    }
                     Split::Warps(warps) => b.mma_sync(lhs, rhs, acc, warps, &product.order),
                     Split::Groups(groups) if product.dtype == DType::F8E4M3FN => {
                         // Sums of 8-bit products keep 14 bits in the tensor cores: each starts from zero and is

@@ -29,6 +29,8 @@ pub(super) struct Product {
     pub dtype: DType,
     /// Which part of K each position of the instruction stands for.
     pub order: KOrder,
+    /// Parts of K that warps with the same part of the accumulator share out.
+    pub parts: usize,
     /// Layout of the accumulator.
     pub acc: LayoutId,
     /// Layout of the lhs when it is in registers.
@@ -56,90 +58,143 @@ pub(super) fn plan(
         else {
             continue;
         };
-        let place = Place::of(op.location());
-        let ((acc_shape, _), (lhs_shape, dtype), (rhs_shape, _)) =
+        let ((acc_shape, _), (lhs_shape, loaded), (rhs_shape, _)) =
             (tile_of(*acc), tile_of(*lhs), tile_of(*rhs));
         debug_assert_eq!(rhs_shape[0], lhs_shape[1]);
-        let loaded = dtype;
-        let dtype = match dtype {
+        let dtype = match loaded {
             DType::F8E4M3FN if !cx.target.has_fp8_mma_sync() => DType::F16,
             other => other,
         };
-        if mma::depth(dtype).is_none() {
-            return Err(PassError::MmaDType { dtype, place });
-        }
-        let by_rows = needs_whole_rows(graph, results_of(*op)[0]);
-        let order = k_order(graph, (*lhs, *rhs), lhs_shape[1], dtype, cx);
-        found.push((*op, place, [acc_shape[0], acc_shape[1], lhs_shape[1]], (loaded, dtype, order), by_rows));
+        let place = Place::of(op.location());
+        let Some(depth) = mma::depth(dtype) else { return Err(PassError::MmaDType { dtype, place }) };
+        found.push(Wanted {
+            op: *op,
+            shape: [acc_shape[0], acc_shape[1], lhs_shape[1]],
+            loaded,
+            dtype,
+            depth,
+            widened: widened(graph, (*lhs, *rhs), dtype, cx),
+            by_rows: needs_whole_rows(graph, results_of(*op)[0]),
+        });
     }
     // Row statistics of one product scale another of as many rows, and should be where its rows are.
-    let by_rows: HashSet<usize> = found.iter().filter(|f| f.4).map(|f| f.2[0]).collect();
+    let by_rows: HashSet<usize> = found.iter().filter(|f| f.by_rows).map(|f| f.shape[0]).collect();
     let mut products = Products::new();
-    for (op, place, [m, n, k], (loaded, dtype, order), own_rows) in found {
+    for wanted in found {
+        let (place, [m, n, k]) = (Place::of(wanted.op.location()), wanted.shape);
         // What lies in shared memory cannot be read by `wgmma` in another order. Where a computed operand is used
         // for many columns, the product outweighs what the plain order costs.
-        if cx.target.has_wgmma() && (order == KOrder::default() || n >= MANY_COLUMNS) {
-            match warpgroups(graph, op, [m, n, k], (loaded, own_rows, rounding), cx.num_warps) {
-                Ok(groups) => {
-                    let [groups_m, groups_n] = groups;
-                    let message =
-                        format!("mma {m}x{n}x{k} of {loaded}: wgmma by warpgroups {groups_m}x{groups_n}");
-                    cx.remark(PASS, place, message);
-                    let product = Product {
-                        split: Split::Groups(groups),
-                        dtype: loaded,
-                        acc: layouts.id(wgmma::acc(m, n, groups)),
-                        lhs: layouts.id(wgmma::lhs(m, k, groups, loaded)),
-                        // Never in registers.
-                        rhs: layouts.id(mma::rhs(k, n, [1, cx.num_warps], loaded)),
-                        scales: None,
-                        order: KOrder::default(),
-                    };
-                    products.insert(op_key(op), product);
-                    continue;
-                }
-                Err(why) => {
-                    cx.remark(PASS, place.clone(), format!("mma {m}x{n}x{k} of {loaded} is no wgmma: {why}"));
-                }
-            }
-        }
-        let rows = by_rows.contains(&m);
-        let warps = if rows { split_rows(m, cx.num_warps) } else { split_evenly(m, n, cx.num_warps) };
-        let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
-        let [warps_m, warps_n] = warps;
-        cx.remark(PASS, place, format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}, since {why}"));
-        if order != KOrder::default() {
-            cx.remark(
-                PASS,
-                Place::of(op.location()),
-                "K is summed in the order in which narrow operands lie",
-            );
-        }
-        let product = Product {
-            split: Split::Warps(warps),
-            dtype,
-            acc: layouts.id(mma::acc(m, n, warps)),
-            lhs: layouts.id(order.apply(mma::lhs(m, k, warps, dtype), 1)),
-            rhs: layouts.id(order.apply(mma::rhs(k, n, warps, dtype), 0)),
-            scales: (dtype == DType::F4E2M1FN).then(|| {
-                [layouts.id(mma::lhs_scales(m, k, warps)), layouts.id(mma::rhs_scales(k, n, warps))]
-            }),
-            order,
+        let in_order = wanted.order(k) == KOrder::default() || n >= MANY_COLUMNS;
+        let groups = match cx.target.has_wgmma() && in_order {
+            true => warpgroups(graph, &wanted, rounding, cx.num_warps).map_err(Some),
+            false => Err(None),
         };
-        products.insert(op_key(op), product);
+        let product = match groups {
+            Ok(groups) => {
+                let [groups_m, groups_n] = groups;
+                let loaded = wanted.loaded;
+                let message =
+                    format!("mma {m}x{n}x{k} of {loaded}: wgmma by warpgroups {groups_m}x{groups_n}");
+                cx.remark(PASS, place, message);
+                of_groups(&wanted, groups, cx.num_warps, layouts)
+            }
+            Err(why) => {
+                if let Some(why) = why {
+                    let message = format!("mma {m}x{n}x{k} of {} is no wgmma: {why}", wanted.loaded);
+                    cx.remark(PASS, place, message);
+                }
+                of_warps(&wanted, by_rows.contains(&m), cx, layouts)
+            }
+        };
+        products.insert(op_key(wanted.op), product);
     }
     Ok(products)
 }
 
-/// How warpgroups split a product of a dtype, or why `wgmma` cannot compute it. `by_rows` says that its rows are
-/// reduced or multiplied again, `rounding` whether operands of f32 are rounded.
+/// A product to plan.
+struct Wanted<'c> {
+    op: Op<'c>,
+    /// M, N and K.
+    shape: [usize; 3],
+    /// The operands' dtype.
+    loaded: DType,
+    /// What `mma.sync` would multiply, and how much of K at once.
+    dtype: DType,
+    depth: usize,
+    widened: Option<Widened>,
+    /// Its rows are reduced or multiplied again.
+    by_rows: bool,
+}
+
+impl Wanted<'_> {
+    /// The order of `k` positions of K that suits its operands.
+    fn order(&self, k: usize) -> KOrder {
+        let run = RUN_BYTES * 8 / self.dtype.bits() as usize;
+        self.widened.map_or_else(KOrder::default, |w| KOrder::runs(k, self.dtype, run, w.pair))
+    }
+}
+
+/// A product by `wgmma`.
+fn of_groups(wanted: &Wanted, groups: [usize; 2], num_warps: usize, layouts: &mut Layouts) -> Product {
+    let ([m, n, k], dtype) = (wanted.shape, wanted.loaded);
+    Product {
+        split: Split::Groups(groups),
+        dtype,
+        acc: layouts.id(wgmma::acc(m, n, groups)),
+        lhs: layouts.id(wgmma::lhs(m, k, groups, dtype)),
+        // Never in registers.
+        rhs: layouts.id(mma::rhs(k, n, [1, num_warps], dtype)),
+        scales: None,
+        order: KOrder::default(),
+        parts: 1,
+    }
+}
+
+/// A product by `mma.sync`, each warp with whole rows or not.
+fn of_warps(wanted: &Wanted, rows: bool, cx: &mut PassContext, layouts: &mut Layouts) -> Product {
+    let ([m, n, k], dtype) = (wanted.shape, wanted.dtype);
+    let has_scales = dtype == DType::F4E2M1FN;
+    let depths = if has_scales { 1 } else { (k / wanted.depth).max(1) };
+    let (warps, parts) = match rows {
+        true => (split_rows(m, cx.num_warps), 1),
+        false => split_evenly([m, n], cx.num_warps, depths, wanted.widened.map_or([false; 2], |w| w.sides)),
+    };
+    let why = if rows { "its rows are reduced or multiplied again" } else { "least operand traffic" };
+    let [warps_m, warps_n] = warps;
+    let by_parts = if parts > 1 { format!(" and {parts} parts of K") } else { String::new() };
+    let message = format!("mma {m}x{n}x{k} of {dtype}: warps {warps_m}x{warps_n}{by_parts}, since {why}");
+    let place = Place::of(wanted.op.location());
+    cx.remark(PASS, place.clone(), message);
+    let order = wanted.order(k / parts);
+    if order != KOrder::default() {
+        cx.remark(PASS, place, "K is summed in the order in which narrow operands lie");
+    }
+    let acc_shape = if parts > 1 { vec![parts, m, n] } else { vec![m, n] };
+    let acc = mma::acc_parts(&acc_shape, warps).expect("a matrix or parts of one");
+    let acc = if parts > 1 { acc.slice(0).reshape(&[m, n]) } else { acc };
+    let [lhs, rhs] = mma::operands(&acc_shape, k, warps, dtype, &order);
+    Product {
+        split: Split::Warps(warps),
+        dtype,
+        acc: layouts.id(acc),
+        lhs: layouts.id(lhs),
+        rhs: layouts.id(rhs),
+        scales: has_scales
+            .then(|| [layouts.id(mma::lhs_scales(m, k, warps)), layouts.id(mma::rhs_scales(k, n, warps))]),
+        order,
+        parts,
+    }
+}
+
+/// How warpgroups split a product, or why `wgmma` cannot compute it; `rounding` says whether operands of f32 are
+/// rounded.
 fn warpgroups<'c>(
     graph: &Graph<'c>,
-    op: Op<'c>,
-    shape: [usize; 3],
-    (dtype, by_rows, rounding): (DType, bool, Rounding),
+    wanted: &Wanted<'c>,
+    rounding: Rounding,
     num_warps: usize,
 ) -> Result<[usize; 2], String> {
+    let Wanted { op, shape, loaded: dtype, by_rows, .. } = *wanted;
     let no = |why: &str| Err(why.to_owned());
     let Kind::Tile(TileOp::Mma { lhs, rhs, .. }) = graph.kind(op) else { return no("it is no product") };
     let is_wide = matches!(dtype, DType::F16 | DType::BF16);
@@ -202,14 +257,32 @@ fn split_rows(m: usize, num_warps: usize) -> [usize; 2] {
     [rows, num_warps / rows]
 }
 
-/// The split in which warps repeat the least work, then read the fewest operand elements.
-fn split_evenly(m: usize, n: usize, num_warps: usize) -> [usize; 2] {
-    let splits = (0..=num_warps.trailing_zeros()).map(|bits| [num_warps >> bits, 1 << bits]);
-    let cost = |[warps_m, warps_n]: &[usize; 2]| {
-        let (rows, cols) = ((m / warps_m).max(mma::M), (n / warps_n).max(mma::N));
-        (rows * cols, rows + cols)
+/// The most elements of an accumulator that a warp holds of each part of K: 16 registers a thread.
+const PART_ELEMENTS: usize = 512;
+
+/// The split in which warps repeat the least work, then widen the fewest elements of lhs and rhs where those are
+/// `widened`, then cut K, which has `depths` steps, into the fewest parts, then read the fewest operand elements.
+fn split_evenly(
+    [m, n]: [usize; 2],
+    num_warps: usize,
+    depths: usize,
+    widened: [bool; 2],
+) -> ([usize; 2], usize) {
+    let most = depths.min(num_warps).trailing_zeros();
+    let splits = (0..=most).map(|bits| (num_warps >> bits, 1 << bits)).flat_map(|(warps, parts)| {
+        (0..=warps.trailing_zeros()).map(move |bits| ([warps >> bits, 1 << bits], parts))
+    });
+    let block = |[warps_m, warps_n]: [usize; 2]| ((m / warps_m).max(mma::M), (n / warps_n).max(mma::N));
+    let splits = splits.filter(|(warps, parts)| {
+        let (rows, cols) = block(*warps);
+        *parts == 1 || rows * cols <= PART_ELEMENTS
+    });
+    let cost = |(warps, parts): &([usize; 2], usize)| {
+        let (rows, cols) = block(*warps);
+        let widens = usize::from(widened[0]) * rows + usize::from(widened[1]) * cols;
+        (rows * cols / parts, widens / parts, *parts, rows + cols)
     };
-    splits.min_by_key(cost).unwrap_or([num_warps, 1])
+    splits.min_by_key(cost).unwrap_or(([num_warps, 1], 1))
 }
 
 /// Columns of a product for which an operand is computed in the order of K that `wgmma` has, though another order
@@ -220,23 +293,29 @@ const MANY_COLUMNS: usize = 64;
 /// so that no two meet in a bank.
 const RUN_BYTES: usize = 32;
 
-/// The order of K that suits operands which are computed from narrower tiles: each thread then holds longer runs of
-/// the narrow tile, and converts them where they are. The plain order where an operand is computed
-/// otherwise, since it would have to move between threads.
-fn k_order(graph: &Graph, (lhs, rhs): (Val, Val), k: usize, dtype: DType, cx: &PassContext) -> KOrder {
+/// Operands that are computed from narrower tiles.
+#[derive(Clone, Copy, Debug)]
+struct Widened {
+    /// The lhs, the rhs.
+    sides: [bool; 2],
+    /// How far apart in K the two elements of a register lie in the order that suits them: each thread then holds
+    /// longer runs of the narrow tile, and converts them where they are.
+    pair: usize,
+}
+
+/// Which operands are computed from narrower tiles; none, for the plain order of K, where one is computed otherwise,
+/// since it would have to move between threads.
+fn widened(graph: &Graph, (lhs, rhs): (Val, Val), dtype: DType, cx: &PassContext) -> Option<Widened> {
     let sources = [operand_source(graph, lhs, 1, dtype), operand_source(graph, rhs, 0, dtype)];
     let narrow = sources.iter().filter_map(|source| match source {
         Source::Narrow(narrow) => Some(*narrow),
         _ => None,
     });
-    let narrowest = narrow.min_by_key(|narrow| narrow.bits());
-    let Some(narrow) = narrowest.filter(|_| !sources.contains(&Source::Other)) else {
-        return KOrder::default();
-    };
+    let narrow = narrow.min_by_key(|narrow| narrow.bits()).filter(|_| !sources.contains(&Source::Other))?;
     // Without an instruction, 4-bit elements half a word apart are converted together.
     let by_instruction = narrow == DType::F8E4M3FN || cx.target.has_fp4_conversions() && dtype == DType::F16;
-    let pair = if by_instruction { 1 } else { 4 };
-    KOrder::runs(k, dtype, RUN_BYTES * 8 / dtype.bits() as usize, pair)
+    let sides = sources.map(|source| matches!(source, Source::Narrow(_)));
+    Some(Widened { sides, pair: if by_instruction { 1 } else { 4 } })
 }
 
 /// Where an operand comes from.
@@ -326,11 +405,32 @@ mod tests {
 
     #[test]
     fn warps_split_products_evenly() {
-        assert_eq!(split_evenly(128, 128, 4), [2, 2]);
-        assert_eq!(split_evenly(128, 64, 4), [4, 1]);
-        assert_eq!(split_evenly(256, 64, 4), [4, 1]);
-        assert_eq!(split_evenly(16, 128, 4), [1, 4]);
-        assert_eq!(split_evenly(128, 8, 8), [8, 1]);
+        let split = |m, n, warps| split_evenly([m, n], warps, 16, [false; 2]);
+        assert_eq!(split(128, 128, 4), ([2, 2], 1));
+        assert_eq!(split(128, 64, 4), ([4, 1], 1));
+        assert_eq!(split(256, 64, 4), ([4, 1], 1));
+        assert_eq!(split(16, 128, 4), ([1, 4], 1));
+        assert_eq!(split(128, 8, 8), ([8, 1], 1));
+    }
+
+    #[test]
+    fn warps_left_over_share_k() {
+        let split = |m, n, depths| split_evenly([m, n], 8, depths, [false; 2]);
+        assert_eq!(split(64, 8, 16), ([4, 1], 2));
+        assert_eq!(split(16, 8, 16), ([1, 1], 8));
+        assert_eq!(split(16, 8, 2), ([4, 1], 2));
+        assert_eq!(split(64, 8, 1), ([8, 1], 1));
+    }
+
+    #[test]
+    fn no_warp_widens_what_another_does() {
+        let split = |m, n, widened| split_evenly([m, n], 8, 16, widened);
+        assert_eq!(split(64, 16, [false; 2]), ([4, 2], 1));
+        assert_eq!(split(64, 16, [true, false]), ([4, 1], 2));
+        assert_eq!(split(16, 64, [false, true]), ([1, 8], 1));
+        assert_eq!(split(256, 16, [true, false]), ([8, 1], 1));
+        // Parts of so large an accumulator would fill the registers.
+        assert_eq!(split(128, 64, [true, true]), ([4, 2], 1));
     }
 
     #[test]
