@@ -46,7 +46,7 @@ use tile::{Config, DType};
         TILE_N >= 16 * num_warps
             || TILE_N == 8 * num_warps && TILE_M == 8 && SPLITS == 1 && warp_specialize == 0,
         warp_specialize == 0 && TILE_M <= 32
-            || warp_specialize == 1 && (TILE_M >= 64 || TILE_M >= 16 && TILE_K == 256 && SPLITS == 1),
+            || warp_specialize == 1 && (TILE_M >= 64 || TILE_M * TILE_K == 4096 && SPLITS == 1),
         occupancy <= 3 || TILE_M <= 16 && num_warps == 4,
         occupancy <= 5 || TILE_N == 32,
         TILE_M * TILE_N <= 2048 * num_warps || TILE_M >= 128,
