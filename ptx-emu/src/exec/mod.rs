@@ -712,6 +712,11 @@ mod tests {
         // The policy stands behind the number of bytes that there are.
         let part = COPY.replace("16, %rd4", "16, %r1, %rd4").replacen("cp", "mov.b32 %r1, 4; cp", 1);
         assert_eq!(run(&part, |text| text).unwrap(), read(4));
+        // So does a predicate that ignores the source.
+        let half = COPY.replace("16, %rd4", "16, !p, %rd4");
+        let half = format!("{{ .reg .pred p; setp.lt.u32 p, %r1, 16; {half} }}");
+        let (copied, zeros) = (&read(16)[..256], [0; 256]);
+        assert_eq!(run(&half, |text| text).unwrap(), [copied, &zeros].concat());
     }
 
     #[test]
