@@ -36,7 +36,7 @@ use tile_lang::DType;
 
 /// The grid's extents among the function's arguments.
 const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
-/// The addresses of what CTAs share programs by, among the function's arguments.
+/// The addresses of the parts of split sums and of the counters that join them, among the function's arguments.
 const WORKSPACE: [&str; 2] = ["parts", "counters"];
 
 /// `eq` and `ult` among the predicates of `arith.cmpi`.
@@ -56,9 +56,9 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
         cx.remark(Pass::Persist, None, "each program has a CTA of its own: the kernel has checks");
         return module;
     }
-    let shared = shared_sum(&module, program, cx);
+    let split = splittable(&module, program, cx);
     let extents = add_arguments(&module, &EXTENTS, Type::index(module.context()));
-    let workspace = shared.as_ref().map(|_| {
+    let workspace = split.as_ref().map(|_| {
         let address = element_type(module.context(), DType::I64);
         add_arguments(&module, &WORKSPACE, address)
     });
@@ -85,7 +85,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
     let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
     let rounds = b.same("arith.addi", &[whole, more]);
-    let share = shared.as_ref().map(|sum| Share::new(&b, sum, extents, [cta, ctas], [whole, left]));
+    let share = split.as_ref().map(|sum| Share::new(&b, sum, extents, [cta, ctas], [whole, left]));
     let rounds = share.as_ref().map_or(rounds, |(_, turns)| *turns);
     let mut turn = None;
     let mut ids = extents;
@@ -114,7 +114,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let end = ops_of(tile_ir::types::blocks_of(walk)[0]).last().expect("a loop's body has a terminator");
     program.iter().for_each(|op| move_before(*op, end));
     nested_ops(walk).into_iter().filter(|op| is_id(*op)).for_each(erase);
-    if let (Some(sum), Some((share, _)), Some(turn), Some(workspace)) = (&shared, &share, turn, workspace) {
+    if let (Some(sum), Some((share, _)), Some(turn), Some(workspace)) = (&split, &share, turn, workspace) {
         share.rewrite(&Builder::before(module.context(), sum.adds), sum, turn, workspace);
     }
     set_attr(module.function(), PERSISTENT, b.int(1));
@@ -137,7 +137,7 @@ fn is_id(op: Op) -> bool {
 }
 
 /// The program as a sum that may be split, where that was asked for.
-fn shared_sum<'c>(module: &Module<'c>, program: &[Op<'c>], cx: &mut PassContext) -> Option<Sum<'c>> {
+fn splittable<'c>(module: &Module<'c>, program: &[Op<'c>], cx: &mut PassContext) -> Option<Sum<'c>> {
     if !cx.switches.split_tail {
         return None;
     }
