@@ -275,11 +275,9 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             expect("the scales of the rhs", &layout(scales[1]), &mma::rhs_scales(k, n, warps))
         }
         GpuOp::MmaSync { lhs, rhs, acc, warps, order } => {
-            let of_acc = shape(acc);
-            let whole = mma::acc_parts(&of_acc, warps).ok_or(Rule::Types("accumulator and product"))?;
-            expect("the accumulator", &layout(acc), &whole)?;
-            let [.., m, n] = of_acc[..] else { return Err(Rule::Types("accumulator and product")) };
-            let parts = of_acc.iter().product::<usize>() / (m * n);
+            let extents = mma::acc_extents(&shape(acc)).ok_or(Rule::Types("accumulator and product"))?;
+            expect("the accumulator", &layout(acc), &mma::acc_parts(extents, warps))?;
+            let [parts, m, n] = extents;
             let read = |operand| match operand {
                 MmaOperand::Registers(tile) => shape(tile).try_into().ok().zip(dtype(tile)),
                 MmaOperand::Shared { smem, transposed, .. } => {
@@ -292,7 +290,7 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             types(lhs_m == m && rhs_n == n && k == rhs_k && element == other, "operands and accumulator")?;
             let depth = mma::depth(element).ok_or(Rule::Types("dtype and instruction"))?;
             types(parts == 1 || k >= parts * depth, "parts of K and instruction")?;
-            let expected = mma::operands(&of_acc, k, warps, element, &order);
+            let expected = mma::operands(extents, k, warps, element, &order);
             for (name, operand, expected) in [("the lhs", lhs, &expected[0]), ("the rhs", rhs, &expected[1])]
             {
                 if let MmaOperand::Registers(tile) = operand {

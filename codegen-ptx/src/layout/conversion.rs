@@ -169,7 +169,7 @@ mod tests {
         assert_eq!(within.lane, [[0, 1], [0, 2], [1, 0], [2, 0], [4, 0]]);
         let within = mma::acc(64, 64, [2, 2]).slice_within_threads(1).expect("so do two warps");
         assert_eq!((within.shape, within.warp), (vec![64, 8], vec![vec![0, 4], vec![32, 0]]));
-        let parts = mma::acc_parts(&[2, 64, 8], [4, 1]).expect("two parts");
+        let parts = mma::acc_parts([2, 64, 8], [4, 1]);
         assert_eq!(parts.slice_within_threads(0).as_ref(), Some(&parts));
     }
 

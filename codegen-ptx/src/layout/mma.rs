@@ -121,7 +121,7 @@ pub fn acc(m: usize, n: usize, warps: [usize; 2]) -> LinearLayout {
 }
 
 /// A layout over `parts` times as many warps, each group of which holds one part of dimension `dim`.
-pub fn in_parts(mut layout: LinearLayout, dim: usize, parts: usize) -> LinearLayout {
+fn in_parts(mut layout: LinearLayout, dim: usize, parts: usize) -> LinearLayout {
     let extent = layout.shape[dim];
     layout.shape[dim] *= parts;
     for bit in 0..parts.trailing_zeros() {
@@ -132,32 +132,35 @@ pub fn in_parts(mut layout: LinearLayout, dim: usize, parts: usize) -> LinearLay
     layout
 }
 
-/// The accumulator of a shape: `[m, n]` as [`acc`], or `[parts, m, n]`, of a product whose K is cut into parts, each
-/// for warps as those of [`acc`]. `None` for other ranks.
-pub fn acc_parts(shape: &[usize], warps: [usize; 2]) -> Option<LinearLayout> {
+/// Parts of K, rows and columns of an accumulator of a shape: `[m, n]`, or `[parts, m, n]`. `None` for other ranks.
+pub fn acc_extents(shape: &[usize]) -> Option<[usize; 3]> {
     match *shape {
-        [m, n] => Some(acc(m, n, warps)),
-        [parts, m, n] => Some(in_parts(acc(m, n, warps).reshape(&[1, m, n]), 0, parts)),
+        [m, n] => Some([1, m, n]),
+        [parts, m, n] => Some([parts, m, n]),
         _ => None,
+    }
+}
+
+/// The accumulator of a product whose K is cut into parts, each for warps as those of [`acc`]: `[parts, m, n]`, or of
+/// one part `[m, n]`, as [`acc`].
+pub fn acc_parts([parts, m, n]: [usize; 3], warps: [usize; 2]) -> LinearLayout {
+    match parts {
+        1 => acc(m, n, warps),
+        _ => in_parts(acc(m, n, warps).reshape(&[1, m, n]), 0, parts),
     }
 }
 
 /// The operands `[m, k]` and `[k, n]` of a product with an accumulator as [`acc_parts`], each part of K in an order.
 ///
 /// # Panics
-/// When `dtype` has no [`depth`], or for accumulators of other ranks.
+/// When `dtype` has no [`depth`].
 pub fn operands(
-    acc_shape: &[usize],
+    [parts, m, n]: [usize; 3],
     k: usize,
     warps: [usize; 2],
     dtype: DType,
     order: &KOrder,
 ) -> [LinearLayout; 2] {
-    let (parts, m, n) = match *acc_shape {
-        [m, n] => (1, m, n),
-        [parts, m, n] => (parts, m, n),
-        _ => panic!("an accumulator of shape {acc_shape:?}"),
-    };
     let k = k / parts;
     let (lhs, rhs) = (order.apply(lhs(m, k, warps, dtype), 1), order.apply(rhs(k, n, warps, dtype), 0));
     [in_parts(lhs, 1, parts), in_parts(rhs, 0, parts)]

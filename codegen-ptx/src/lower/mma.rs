@@ -37,11 +37,12 @@ impl<'c> Lowering<'c> {
         (warps, order): ([usize; 2], &mma::KOrder),
     ) -> Result<(), LowerError> {
         let acc = self.tile(op, acc)?;
-        let shape = &acc.layout.shape;
-        if acc.dtype != DType::F32 || mma::acc_parts(shape, warps).as_ref() != Some(&*acc.layout) {
+        let extents = mma::acc_extents(&acc.layout.shape)
+            .ok_or_else(|| internal(op, "the accumulator is neither a matrix nor parts of one"))?;
+        if acc.dtype != DType::F32 || *acc.layout != mma::acc_parts(extents, warps) {
             return Err(internal(op, "the accumulator is not in its fragment layout"));
         }
-        let (n, parts) = (shape[shape.len() - 1], if shape.len() == 3 { shape[0] } else { 1 });
+        let [parts, _, n] = extents;
         let (dtype, k) = match lhs {
             MmaOperand::Registers(tile) => {
                 let tile = self.tile(op, tile)?;
@@ -54,7 +55,7 @@ impl<'c> Lowering<'c> {
         };
         let depth =
             mma::depth(dtype).ok_or_else(|| internal(op, "operands that tensor cores do not multiply"))?;
-        let [lhs_layout, rhs_layout] = mma::operands(shape, k, warps, dtype, order);
+        let [lhs_layout, rhs_layout] = mma::operands(extents, k, warps, dtype, order);
         let k = k / parts;
         let steps = k.div_ceil(depth);
         let rhs_prefer = [0, 1 + steps.trailing_zeros() as usize];

@@ -217,7 +217,7 @@ fn acc_of(op: GpuOp<'_>) -> Option<Val<'_>> {
 
 /// What is added to something else than zero at first has its parts added up where they are made.
 #[test]
-fn parts_of_k_without_a_loop_are_added_up_at_once() {
+fn parts_of_k_whose_sum_does_not_start_at_zero_are_added_up_at_once() {
     let context = dialect::context(&[]);
     let module = of_few_columns(&context);
     let text = module.to_text();

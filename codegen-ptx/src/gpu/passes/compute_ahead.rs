@@ -10,10 +10,10 @@
 //! ```
 //!
 //! The assembler moves some of what is computed behind the wait for the product, to where it is used; holding all of it
-//! in front, by another wait for operands, which is a loop, made products of 256 rows 1 to 2 % slower on an H200. The last
-//! step stands behind the wait, so that it can write to the registers that the product reads until it is done; where
-//! something is written that a product will read while another runs, the assembler has each instruction of products
-//! wait. At the end of an iteration no product is in flight.
+//! in front, by another wait for operands, which is a loop, made products of 256 rows 1 to 2 % slower on an H200. The
+//! last step stands behind the wait, so that it can write to the registers that the product reads until it is done;
+//! where something is written that a product will read while another runs, the assembler has each instruction of
+//! products wait. At the end of an iteration no product is in flight.
 
 use super::rewrite::{Renamed, address_of, clone_op, is_pure_branch};
 use super::start_ahead::{has_unit_step, replace_if_any};

@@ -2,7 +2,7 @@
 //!
 //! Input: a gpu-level module in which each copy to shared memory is waited for where it is made. Output: the same,
 //! where the copies of innermost loops go to rings of `num_stages` slots, filled by bulk copies of one thread of an
-//! additional warp. Copies with no product or reduction of one of them in between share a ring, with two mbarriers for
+//! additional warp. Copies with no product or reduction in between share a ring, with two mbarriers for
 //! each slot: one thread waits until a slot is `empty`, expects the bytes on its `full` barrier and starts the copies;
 //! the other warps wait until it is `full`, read it, and arrive at `empty` after the last read. Copies in front of such
 //! a loop, as of attention's queries, are made by the same warp: where CTAs walk over programs, those of the next one

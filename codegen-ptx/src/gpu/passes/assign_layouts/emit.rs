@@ -8,7 +8,7 @@ use super::{LayoutId, Layouts, PASS, PassContext, PassError};
 use crate::gpu::dialect::{Smem, distributed_type};
 use crate::gpu::ops::{GpuBuilder, MmaOperand};
 use crate::gpu::passes::rewrite::like;
-use crate::layout::{Conversion, conversion, mma};
+use crate::layout::{Conversion, conversion};
 use melior::ir::attribute::DenseElementsAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{Block, BlockLike, Region, RegionLike, Type};
@@ -258,17 +258,15 @@ impl<'c> Emitter<'_, 'c> {
                 let lhs = this.operand(b, *lhs, plans[0], product.lhs, product.dtype);
                 let rhs = this.operand(b, *rhs, plans[1], product.rhs, product.dtype);
                 let acc = this.value(*acc, id);
-                match product.split {
-                    Split::Warps(warps) if product.parts > 1 => {
-                        let shape = [&[product.parts], &this.layouts.get(id).shape[..]].concat();
-                        let whole = mma::acc_parts(&shape, warps).expect("parts of a matrix");
-                        let parts = b.mma_sync(lhs, rhs, b.zeros(&whole), warps, &product.order);
-                        let sum =
-                            b.value("tgpu.reshape", &[b.reduce_tile(parts, 0, ReduceKind::Sum)], ty, &[]);
-                        b.same("arith.addf", &[acc, sum])
+                match (product.split, product.parts) {
+                    (Split::Warps(warps), Some(parts)) => {
+                        let zeros = b.zeros(&this.layouts.get(parts));
+                        let parts = b.mma_sync(lhs, rhs, zeros, warps, &product.order);
+                        let sum = b.reduce_tile(parts, 0, ReduceKind::Sum);
+                        b.same("arith.addf", &[acc, b.value("tgpu.reshape", &[sum], ty, &[])])
                     }
-                    Split::Warps(warps) => b.mma_sync(lhs, rhs, acc, warps, &product.order),
-                    Split::Groups(groups) if product.dtype == DType::F8E4M3FN => {
+                    (Split::Warps(warps), None) => b.mma_sync(lhs, rhs, acc, warps, &product.order),
+                    (Split::Groups(groups), _) if product.dtype == DType::F8E4M3FN => {
                         // Sums of 8-bit products keep 14 bits in the tensor cores: each starts from zero and is
                         // added up in f32.
                         let zero = b.scalar_const(DType::F32, 0.0);
@@ -276,7 +274,7 @@ impl<'c> Emitter<'_, 'c> {
                         let sum = b.wgmma_wait(&[b.wgmma(lhs, rhs, zeros, groups)], 0)[0];
                         b.same("arith.addf", &[acc, sum])
                     }
-                    Split::Groups(groups) => b.wgmma_wait(&[b.wgmma(lhs, rhs, acc, groups)], 0)[0],
+                    (Split::Groups(groups), _) => b.wgmma_wait(&[b.wgmma(lhs, rhs, acc, groups)], 0)[0],
                 }
             }),
             TileOp::MmaScaled { lhs, lhs_scales, rhs, rhs_scales, acc } => self.make(b, op, |this, id, _| {

@@ -29,10 +29,10 @@ pub(super) struct Product {
     pub dtype: DType,
     /// Which part of K each position of the instruction stands for.
     pub order: KOrder,
-    /// Parts of K that warps with the same part of the accumulator share out.
-    pub parts: usize,
     /// Layout of the accumulator.
     pub acc: LayoutId,
+    /// Layout of the accumulators of parts of K, where warps with the same part of the accumulator share K out.
+    pub parts: Option<LayoutId>,
     /// Layout of the lhs when it is in registers.
     pub lhs: LayoutId,
     /// Layout of the rhs when it is in registers.
@@ -146,7 +146,7 @@ fn of_groups(wanted: &Wanted, groups: [usize; 2], num_warps: usize, layouts: &mu
         rhs: layouts.id(mma::rhs(k, n, [1, num_warps], dtype)),
         scales: None,
         order: KOrder::default(),
-        parts: 1,
+        parts: None,
     }
 }
 
@@ -169,10 +169,13 @@ fn of_warps(wanted: &Wanted, rows: bool, cx: &mut PassContext, layouts: &mut Lay
     if order != KOrder::default() {
         cx.remark(PASS, place, "K is summed in the order in which narrow operands lie");
     }
-    let acc_shape = if parts > 1 { vec![parts, m, n] } else { vec![m, n] };
-    let acc = mma::acc_parts(&acc_shape, warps).expect("a matrix or parts of one");
-    let acc = if parts > 1 { acc.slice(0).reshape(&[m, n]) } else { acc };
-    let [lhs, rhs] = mma::operands(&acc_shape, k, warps, dtype, &order);
+    let extents = [parts, m, n];
+    let whole = mma::acc_parts(extents, warps);
+    let (acc, parts) = match parts {
+        1 => (whole, None),
+        _ => (whole.slice(0).reshape(&[m, n]), Some(layouts.id(whole))),
+    };
+    let [lhs, rhs] = mma::operands(extents, k, warps, dtype, &order);
     Product {
         split: Split::Warps(warps),
         dtype,
