@@ -70,6 +70,7 @@ impl Schema {
             (None, "num_warps") => (power_of_two && value <= 16, "1, 2, 4, 8 or 16"),
             (None, "num_stages") => ((1..=8).contains(&value), "1 to 8"),
             (None, "occupancy") => ((1..=32).contains(&value), "1 to 32"),
+            (None, "split_tail") => ((0..=2).contains(&value), "0, 1 or 2"),
             (None, name) if Config::is_switch(name) => ((0..=1).contains(&value), "0 or 1"),
             (None, "num_ctas") => (power_of_two && value <= 8, "1, 2, 4 or 8"),
             _ => (false, "a name the kernel has"),

@@ -101,8 +101,8 @@ pub struct Compiled {
     /// The kernel runs all programs of a grid in any number of CTAs along x. It takes the grid's three extents, i32,
     /// after its arguments; programs and CTAs together are to be fewer than 2^31.
     pub persistent: bool,
-    /// Bytes of a part, for a kernel that splits sums over CTAs: it takes the addresses of a part for each CTA, and of a
-    /// 32-bit counter for each, zero before and after a launch.
+    /// Bytes of parts for a CTA, for a kernel that splits sums over CTAs: it takes the addresses of so many for each CTA,
+    /// and of a 32-bit counter for each, zero before and after a launch.
     pub part_bytes: Option<usize>,
     /// CTAs of a cluster along x, of which the extents of grid and launch are to be multiples; 1 where they are launched
     /// alone.

@@ -32,12 +32,14 @@ pub struct Config {
     pub persistent: bool,
     /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
     pub tf32_wgmma: bool,
-    /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+    /// Whether a product whose lhs is computed in registers is taken in halves, the lhs of each of which is computed while
+    /// the other runs.
     pub compute_ahead: bool,
     /// Whether what a launch reads once leaves L2 first.
     pub stream_loads: bool,
-    /// Whether CTAs that walk over programs split the sums of those that do not fill a round.
-    pub split_tail: bool,
+    /// 1 where CTAs that walk over programs split the sums of those that do not fill a round, 2 where they share out the
+    /// sums of the last whole round with them (stream-K).
+    pub split_tail: u32,
     /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it. None for a configuration
     /// that is meant for whatever SM it is used on.
     #[serde(skip)]
@@ -60,7 +62,7 @@ impl Default for Config {
             tf32_wgmma: false,
             compute_ahead: false,
             stream_loads: false,
-            split_tail: false,
+            split_tail: 0,
             tuned_for: None,
         }
     }
@@ -84,7 +86,7 @@ impl Config {
         "split_tail",
     ];
 
-    /// Whether a launch option is a switch, which is 0 or 1.
+    /// Whether a launch option is a switch: 0 or 1, or 2 where there are two ways to switch it on.
     pub fn is_switch(name: &str) -> bool {
         Config::LAUNCH_OPTIONS[4..].contains(&name)
     }
@@ -124,7 +126,7 @@ impl Config {
             "tf32_wgmma" => self.tf32_wgmma = value != 0,
             "compute_ahead" => self.compute_ahead = value != 0,
             "stream_loads" => self.stream_loads = value != 0,
-            "split_tail" => self.split_tail = value != 0,
+            "split_tail" => self.split_tail = value as u32,
             _ => {
                 self.consts.insert(name.to_owned(), value);
             }

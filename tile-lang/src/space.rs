@@ -94,6 +94,7 @@ fn check_axis(kernel: &Function, axis: &TuneAxis, errors: &mut Vec<Diagnostic>) 
         (None, "num_stages") => ("1 to 8", |v| (1..=8).contains(&v)),
         (None, "occupancy") => ("1 to 32", |v| (1..=32).contains(&v)),
         (None, "num_ctas") => ("a power of two from 1 to 8", |v| matches!(v, 1 | 2 | 4 | 8)),
+        (None, "split_tail") => ("0, 1 or 2", |v| (0..=2).contains(&v)),
         (None, name) if Config::is_switch(name) => ("0 or 1", |v| v == 0 || v == 1),
         (None, name) => {
             let names = kernel.const_params.iter().map(|c| c.name.as_str()).chain(Config::LAUNCH_OPTIONS);

@@ -201,12 +201,14 @@ impl Parts<'_> {
                 pub persistent: ::core::primitive::bool,
                 /// Whether f32 operands may go to `wgmma`, rounded to tf32 by the tensor maps that copy them.
                 pub tf32_wgmma: ::core::primitive::bool,
-                /// Whether a product's lhs, if it is computed in registers, is computed while the product before runs.
+                /// Whether a product whose lhs is computed in registers is taken in halves, the lhs of each of which is
+                /// computed while the other runs.
                 pub compute_ahead: ::core::primitive::bool,
                 /// Whether what a launch reads once leaves L2 first.
                 pub stream_loads: ::core::primitive::bool,
-                /// Whether CTAs that walk over programs split the sums of those that do not fill a round.
-                pub split_tail: ::core::primitive::bool,
+                /// 1 where CTAs that walk over programs split the sums of those that do not fill a round, 2 where they
+                /// share out the sums of the last whole round with them (stream-K).
+                pub split_tail: ::core::primitive::u32,
                 /// The SM that it was tuned for, such as `sm_90`; a launch on another one refuses it.
                 pub tuned_for: ::core::option::Option<&'static ::core::primitive::str>,
             }
@@ -252,12 +254,12 @@ impl Parts<'_> {
                         tuned_for
                     } = *self;
                     #(#sink(#fields as ::core::primitive::u64);)*
-                    for option in [num_warps, num_stages, occupancy, num_ctas] {
+                    for option in [num_warps, num_stages, occupancy, num_ctas, split_tail] {
                         #sink(option.into());
                     }
                     for switch in [
                         warp_specialize, split_masks, ping_pong, bulk_stores, persistent, tf32_wgmma, compute_ahead,
-                        stream_loads, split_tail,
+                        stream_loads,
                     ] {
                         #sink(switch.into());
                     }

@@ -27,6 +27,7 @@ pub(super) fn is_apart<'c>(op: Op<'c>, written: &[Val<'c>]) -> bool {
             | GpuOp::Iota
             | GpuOp::AllOnes { .. }
             | GpuOp::Broadcast { .. }
+            | GpuOp::Columns { .. }
             | GpuOp::ReduceRegisters { .. }
             | GpuOp::Reshape { .. }
             | GpuOp::Transpose { .. },

@@ -39,8 +39,8 @@ pub struct LaunchNeeds {
     pub persistent: bool,
     /// CTAs of a cluster along x, where they are launched in clusters.
     pub cluster: Option<usize>,
-    /// Bytes of a part, where sums are split over CTAs: behind the grid's extents the kernel takes the address of a part
-    /// for each CTA, and of a 32-bit counter for each, zero before and after.
+    /// Bytes of parts for a CTA, where sums are split over CTAs: behind the grid's extents the kernel takes the address
+    /// of so many for each, and of a 32-bit counter for each, zero before and after.
     pub part_bytes: Option<usize>,
 }
 
@@ -53,9 +53,12 @@ impl LaunchNeeds {
         let cluster = Some(ctas_of(module.function())).filter(|ctas| *ctas > 1);
         let mut needs = LaunchNeeds { persistent, cluster, ..LaunchNeeds::default() };
         let mut maps = Vec::new();
+        // Where two CTAs meet in a program, each has the end of one and the start of another.
+        let mut parts = 1;
         for op in nested_ops(module.function()) {
             match GpuOp::of(op) {
                 Some(GpuOp::Producer { warps, .. }) => needs.producer_warps = warps,
+                Some(GpuOp::OthersArrived { .. }) => parts = 2,
                 Some(GpuOp::PutPart { tile, .. }) => {
                     let warps = int_attr(module.function(), "tgpu.num_warps").unwrap_or(1) as usize;
                     let registers = layout_of(type_of(tile)).map_or(0, |layout| layout.num_registers());
@@ -76,6 +79,7 @@ impl LaunchNeeds {
                 _ => {}
             }
         }
+        needs.part_bytes = needs.part_bytes.map(|bytes| parts * bytes);
         maps.sort_by_key(|(number, _)| *number);
         maps.dedup();
         needs.tensor_maps = maps.into_iter().map(|(_, map)| map).collect();

@@ -116,6 +116,8 @@ pub enum GpuOp<'c> {
         rhs: MmaOperand<'c>,
         acc: Val<'c>,
         groups: [usize; 2],
+        /// The first row of the rhs that an lhs in registers is multiplied by.
+        k_first: usize,
     },
     WgmmaWait {
         tiles: Vec<Val<'c>>,
@@ -208,10 +210,19 @@ pub enum GpuOp<'c> {
         parts: Val<'c>,
         slot: Val<'c>,
     },
+    OthersArrived {
+        counters: Val<'c>,
+        place: Val<'c>,
+        count: Val<'c>,
+    },
     ArriveAt {
         counters: Val<'c>,
         place: Val<'c>,
         count: Val<'c>,
+    },
+    Columns {
+        tile: Val<'c>,
+        first: usize,
     },
     Splat {
         scalar: Val<'c>,
@@ -305,7 +316,10 @@ impl<'c> GpuOp<'c> {
                 let acc = at(2 + scales)?;
                 let split = |name: &str| -> Option<[usize; 2]> { sizes(name)?.try_into().ok() };
                 match name {
-                    "wgmma" => GpuOp::Wgmma { lhs, rhs, acc, groups: split("groups")? },
+                    "wgmma" => {
+                        let k_first = size("k_first").unwrap_or(0);
+                        GpuOp::Wgmma { lhs, rhs, acc, groups: split("groups")?, k_first }
+                    }
                     "mma_scaled_sync" => {
                         let scales = [at(2)?, at(3)?];
                         GpuOp::MmaScaledSync { lhs, rhs, scales, acc, warps: split("warps")? }
@@ -372,7 +386,9 @@ impl<'c> GpuOp<'c> {
             }
             "put_part" => GpuOp::PutPart { tile: at(0)?, parts: at(1)?, slot: at(2)? },
             "get_part" => GpuOp::GetPart { parts: at(0)?, slot: at(1)? },
+            "others_arrived" => GpuOp::OthersArrived { counters: at(0)?, place: at(1)?, count: at(2)? },
             "arrive_at" => GpuOp::ArriveAt { counters: at(0)?, place: at(1)?, count: at(2)? },
+            "columns" => GpuOp::Columns { tile: at(0)?, first: size("first")? },
             "splat" => GpuOp::Splat { scalar: at(0)? },
             "iota" => GpuOp::Iota,
             "all_ones" => GpuOp::AllOnes { tile: at(0)? },
@@ -531,9 +547,36 @@ pub trait GpuBuilder<'c> {
 
     /// `tgpu.wgmma`.
     fn wgmma(&self, lhs: MmaOperand<'c>, rhs: MmaOperand<'c>, acc: Val<'c>, groups: [usize; 2]) -> Val<'c> {
+        self.wgmma_of_rows(lhs, (rhs, 0), acc, groups)
+    }
+
+    /// `tgpu.wgmma` of an lhs and as many rows of the rhs, from `k_first` on.
+    fn wgmma_of_rows(
+        &self,
+        lhs: MmaOperand<'c>,
+        (rhs, k_first): (MmaOperand<'c>, usize),
+        acc: Val<'c>,
+        groups: [usize; 2],
+    ) -> Val<'c> {
         let b = self.builder();
-        let (operands, attributes) = product_parts(b, [lhs, rhs], &[acc], ("groups", groups));
+        let (operands, mut attributes) = product_parts(b, [lhs, rhs], &[acc], ("groups", groups));
+        if k_first > 0 {
+            attributes.push(("k_first", b.int(k_first as i64)));
+        }
         b.value("tgpu.wgmma", &operands, type_of(acc), &attributes)
+    }
+
+    /// The type of `count` columns of a tile; none where other than register bits tell the columns apart.
+    fn columns_type(&self, tile: Val<'c>, count: usize) -> Option<Type<'c>> {
+        let layout = layout_of(type_of(tile))?.first_columns(count)?;
+        Some(self.distributed(dtype(tile), &layout))
+    }
+
+    /// `tgpu.columns`.
+    fn columns(&self, tile: Val<'c>, first: usize, count: usize) -> Val<'c> {
+        let b = self.builder();
+        let ty = self.columns_type(tile, count).expect("columns that register bits tell apart");
+        b.value("tgpu.columns", &[tile], ty, &[("first", b.int(first as i64))])
     }
 
     /// `tgpu.wgmma_wait`.
@@ -707,6 +750,13 @@ pub trait GpuBuilder<'c> {
     fn arrive_at(&self, counters: Val<'c>, place: Val<'c>, count: Val<'c>) -> Val<'c> {
         let b = self.builder();
         b.value("tgpu.arrive_at", &[counters, place, count], element_type(b.context(), DType::Bool), &[])
+    }
+
+    /// `tgpu.others_arrived`.
+    fn others_arrived(&self, counters: Val<'c>, place: Val<'c>, count: Val<'c>) -> Val<'c> {
+        let b = self.builder();
+        let ty = element_type(b.context(), DType::Bool);
+        b.value("tgpu.others_arrived", &[counters, place, count], ty, &[])
     }
 
     /// A constant tile of zeros, f32.

@@ -266,6 +266,10 @@ fn check_readers<'c>(
             report(ProtocolError::Unprotected);
         }
         for (release, slot) in &releases {
+            let is_next = handed_to(*release, *slot).is_some_and(|slot| slots.contains(&slot));
+            if is_next && !is_done_next(*read, *release) {
+                report(ProtocolError::Unfinished);
+            }
             let body: Vec<Op<'c>> = release.block().map(ops_of).into_iter().flatten().collect();
             let (Some(read_at), Some(at)) = (position(*read, &body), position(*release, &body)) else {
                 continue;
@@ -345,19 +349,44 @@ fn is_done<'c>(read: Op<'c>, at: Op<'c>) -> bool {
     let mut reader = read;
     loop {
         let behind = reader.block().map(ops_of).into_iter().flatten().skip_while(|op| *op != reader).skip(1);
-        let mut started = 0;
-        for op in behind.take_while(|op| *op != at) {
-            match GpuOp::of(op) {
-                Some(GpuOp::Wgmma { .. }) => started += 1,
-                Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
-                _ => {}
-            }
+        if is_waited_for(behind.take_while(|op| *op != at)) {
+            return true;
         }
         match reader.parent_operation().filter(|_| reader.block() != at.block()) {
             Some(parent) => reader = parent,
             None => return false,
         }
     }
+}
+
+/// What the next iteration of the loop around a release knows as the slot that is released.
+fn handed_to<'c>(release: Op<'c>, slot: Val<'c>) -> Option<Val<'c>> {
+    let block = release.block()?;
+    let number = args_of(block).iter().position(|a| *a == slot)?.checked_sub(1)?;
+    operands_of(ops_of(block).last()?).get(number).copied()
+}
+
+/// Whether a read of an iteration is over in front of an operation of the next, as in [`is_done`].
+fn is_done_next<'c>(read: Op<'c>, at: Op<'c>) -> bool {
+    if !matches!(GpuOp::of(read), Some(GpuOp::Wgmma { .. })) || read.block() != at.block() {
+        return true;
+    }
+    let body: Vec<Op<'c>> = at.block().map(ops_of).into_iter().flatten().collect();
+    let behind = body.iter().skip_while(|op| **op != read).skip(1);
+    is_waited_for(behind.chain(body.iter().take_while(|op| **op != at)).copied())
+}
+
+/// Whether operations behind a product wait until it is over.
+fn is_waited_for<'c>(behind: impl Iterator<Item = Op<'c>>) -> bool {
+    let mut started = 0;
+    for op in behind {
+        match GpuOp::of(op) {
+            Some(GpuOp::Wgmma { .. }) => started += 1,
+            Some(GpuOp::WgmmaWait { pending, .. }) if pending <= started => return true,
+            _ => {}
+        }
+    }
+    false
 }
 
 /// Whether a loop's release is of a slot that the loop carries and starts without, so that one release is left for

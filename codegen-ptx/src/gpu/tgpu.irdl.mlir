@@ -159,6 +159,7 @@ irdl.dialect @tgpu {
   // on, nothing may touch it, nor what the operands lie in. The rhs is in shared memory, the lhs there or in the
   // fragment layout of `groups`; slots and flags as for `mma_sync`. Operands of f32 are both in shared memory, where
   // bulk copies that round have put them.
+  // With `k_first`, the lhs, which is in registers, is multiplied by as many rows of the rhs from that one on.
   irdl.operation @wgmma {
     %lhs_tile = irdl.base "!builtin.tensor"
     %lhs_smem = irdl.base @tgpu::@smem
@@ -346,6 +347,16 @@ irdl.dialect @tgpu {
     irdl.results(result: %to)
   }
 
+  // The columns of the tile from `first` on, as many as the result has.
+  irdl.operation @columns {
+    %from = irdl.base "!builtin.tensor"
+    %to = irdl.base "!builtin.tensor"
+    %first = irdl.base "#builtin.integer"
+    irdl.operands(tile: %from)
+    irdl.attributes {"first" = %first}
+    irdl.results(result: %to)
+  }
+
   // Every element is the scalar.
   irdl.operation @splat {
     %any = irdl.any
@@ -375,6 +386,16 @@ irdl.dialect @tgpu {
     %index = irdl.is index
     irdl.operands(parts: %address, slot: %index)
     irdl.results(tile: %tile)
+  }
+
+  // Whether of the two CTAs that count at a place the other one has, before which it put its part; then the counter is
+  // back at zero, as if this one had counted, too. False where more count.
+  irdl.operation @others_arrived {
+    %address = irdl.is i64
+    %index = irdl.is index
+    %bool = irdl.is i1
+    irdl.operands(counters: %address, place: %index, count: %index)
+    irdl.results(alone: %bool)
   }
 
   // As `tile.arrive_last`, at a place of the counters at an address.

@@ -299,7 +299,7 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
             }
             Ok(())
         }
-        GpuOp::Wgmma { lhs, rhs, acc, groups } => {
+        GpuOp::Wgmma { lhs, rhs, acc, groups, k_first } => {
             let [m, n] = shape(acc)[..] else { return Err(Rule::Types("accumulator and product")) };
             let splits = m.is_multiple_of(wgmma::M * groups[0]) && n.is_multiple_of(mma::N * groups[1]);
             types(splits, "accumulator and warpgroups")?;
@@ -308,7 +308,11 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                 return Err(Rule::Types("operands"));
             };
             let rhs = Smem::of(type_of(smem)).ok_or(Rule::Types("operands"))?;
-            let [k, rhs_n] = matrix(smem, transposed).ok_or(Rule::Types("operands"))?;
+            let [rhs_k, rhs_n] = matrix(smem, transposed).ok_or(Rule::Types("operands"))?;
+            let k = match lhs {
+                MmaOperand::Registers(tile) => shape(tile).last().copied().unwrap_or(0),
+                MmaOperand::Shared { .. } => rhs_k,
+            };
             let read = |smem: Smem, k_major, extent| {
                 types(
                     wgmma::Operand::new(smem.layout, smem.dtype, k_major, extent).is_some(),
@@ -329,12 +333,21 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                     (matrix(smem, transposed).unwrap_or_default().to_vec(), lhs.dtype)
                 }
             };
-            types(lhs_shape == [m, k] && rhs_n == n && element == rhs.dtype, "operands and accumulator")
+            let takes = lhs_shape == [m, k] && if k_first == 0 { k <= rhs_k } else { k_first + k <= rhs_k };
+            types(takes && rhs_n == n && element == rhs.dtype, "operands and accumulator")
         }
         GpuOp::WgmmaWait { tiles, .. } => {
             let same = tiles.len() == op.result_count()
                 && tiles.iter().zip(results_of(op)).all(|(a, b)| type_of(*a) == type_of(b));
             types(same, "operands and results")
+        }
+        GpuOp::Columns { tile, first } => {
+            let count = shape(result).last().copied().unwrap_or(0);
+            let fits =
+                count > 0 && first.is_multiple_of(count) && first < shape(tile).last().copied().unwrap_or(0);
+            types(fits && dtype(tile) == dtype(result), "columns and tile")?;
+            let expected = layout(tile).first_columns(count);
+            expect("the result", &layout(result), &expected.ok_or(Rule::Types("columns and layout"))?)
         }
         GpuOp::Reduce { tile, axis, .. } => expect("the result", &layout(result), &layout(tile).slice(axis)),
         GpuOp::AllOnes { tile } => {

@@ -249,6 +249,31 @@ impl LinearLayout {
         Some(layout)
     }
 
+    /// The layout of the first `count` columns, a power of two, of a tile whose other columns register bits alone tell
+    /// apart; those bits are left out. `None` for other tiles.
+    pub fn first_columns(&self, count: usize) -> Option<LinearLayout> {
+        let last = self.rank().checked_sub(1)?;
+        let is_inside = |basis: &Vec<u32>| (basis[last] as usize) < count;
+        let is_left_out =
+            |basis: &Vec<u32>| basis[last].is_power_of_two() && basis[..last].iter().all(|&c| c == 0);
+        let mut layout = self.clone();
+        layout.register.retain(is_inside);
+        layout.shape[last] = count;
+        let rest = self.register.iter().filter(|basis| !is_inside(basis));
+        let fits = self.lane.iter().chain(&self.warp).all(is_inside) && rest.clone().all(is_left_out);
+        (fits && count << rest.count() == self.shape[last]).then_some(layout)
+    }
+
+    /// For each register of the layout of the first `count` columns, the register that holds what is `first` columns
+    /// further, a multiple of `count`. `None` where [`LinearLayout::first_columns`] is.
+    pub fn registers_of_columns(&self, first: usize, count: usize) -> Option<Vec<u32>> {
+        let registers = self.first_columns(count)?.registers_from(self)?;
+        let mut at = vec![0; self.rank()];
+        *at.last_mut()? = first as u32;
+        let (start, _, _) = self.invert(&at)?;
+        Some(registers.into_iter().map(|register| register ^ start).collect())
+    }
+
     /// The same layout without register bits that only replicate by a zero basis.
     pub fn drop_zero_registers(mut self) -> LinearLayout {
         self.register.retain(|b| b.iter().any(|&c| c != 0));

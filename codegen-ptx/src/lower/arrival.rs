@@ -51,4 +51,28 @@ impl<'c> Lowering<'c> {
         self.set_result(op, Lowered::Scalar(is_last));
         Ok(())
     }
+
+    /// Tells all threads whether this CTA is the only one that has not counted at an address, of two; then the counter
+    /// is back at zero, as if it had.
+    pub(super) fn other_arrived(
+        &mut self,
+        op: Op<'c>,
+        address: Val<'c>,
+        count: Val<'c>,
+    ) -> Result<(), LowerError> {
+        let first_thread = self.e.threads_without(u32::MAX, u32::MAX);
+        let asks = first_thread.ok_or_else(|| internal(op, "no thread asks"))?;
+        let e = &mut self.e;
+        let (zero, two) = (e.i32(0), e.i32(2));
+        let is_pair = e.icmp(Cmp::Eq, count, two);
+        let asks = e.binary("llvm.and", asks, is_pair);
+        let text = "mov.b32 $0, 0; @$2 ld.acquire.gpu.global.b32 $0, [$1];";
+        let found = e.asm(text, "=&r,l,b,~{memory}", &[address, asks], &[e.types.i32])[0];
+        let is_there = e.icmp(Cmp::Ult, zero, found);
+        e.asm("@$1 st.relaxed.gpu.global.b32 [$0], 0;", "l,b,~{memory}", &[address, is_there], &[]);
+        let is_alone = e.barrier_any(is_there);
+        self.written.clear();
+        self.set_result(op, Lowered::Scalar(is_alone));
+        Ok(())
+    }
 }

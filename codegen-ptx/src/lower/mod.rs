@@ -451,7 +451,9 @@ impl<'c> Lowering<'c> {
             GpuOp::ConvertLayout { tile, scratch_offset } => {
                 self.lower_convert_layout(op, tile, scratch_offset)
             }
-            GpuOp::Wgmma { lhs, rhs, acc, groups } => self.lower_wgmma(op, lhs, rhs, acc, groups),
+            GpuOp::Wgmma { lhs, rhs, acc, groups, k_first } => {
+                self.lower_wgmma(op, lhs, (rhs, k_first), acc, groups)
+            }
             GpuOp::WgmmaWait { tiles, pending } => self.lower_wgmma_wait(op, &tiles, pending),
             GpuOp::FenceAsync => {
                 self.e.asm("fence.proxy.async.shared::cta;", "~{memory}", &[], &[]);
@@ -515,8 +517,12 @@ impl<'c> Lowering<'c> {
             GpuOp::ReduceRegisters { tile, axis, kind } => self.lower_reduce_registers(op, tile, axis, kind),
             GpuOp::PutPart { tile, parts, slot } => self.lower_put_part(op, tile, [parts, slot]),
             GpuOp::GetPart { parts, slot } => self.lower_get_part(op, [parts, slot]),
+            GpuOp::OthersArrived { counters, place, count } => {
+                self.lower_others_arrived(op, [counters, place, count])
+            }
             GpuOp::ArriveAt { counters, place, count } => self.lower_arrive_at(op, [counters, place, count]),
             GpuOp::Splat { scalar } => self.lower_splat(op, scalar),
+            GpuOp::Columns { tile, first } => self.lower_columns(op, tile, first),
             GpuOp::Iota => self.lower_iota(op),
             GpuOp::AllOnes { tile } => self.lower_all_ones(op, tile),
             GpuOp::Broadcast { tile } => self.lower_broadcast(op, tile),

@@ -88,12 +88,26 @@ impl<'c> Lowering<'c> {
         op: Op<'c>,
         [counters, place, count]: [Val<'c>; 3],
     ) -> Result<(), LowerError> {
-        let (counters, place) = (self.scalar(op, counters)?, self.scalar(op, place)?);
+        let address = self.counter(op, counters, place)?;
         let count = self.scalar(op, count)?;
-        let e = &mut self.e;
-        let bytes = e.shift(place, 2);
-        let bytes = e.widen(bytes);
-        let address = e.add(counters, bytes);
         self.arrive(op, address, None, count)
+    }
+
+    pub(super) fn lower_others_arrived(
+        &mut self,
+        op: Op<'c>,
+        [counters, place, count]: [Val<'c>; 3],
+    ) -> Result<(), LowerError> {
+        let address = self.counter(op, counters, place)?;
+        let count = self.scalar(op, count)?;
+        self.other_arrived(op, address, count)
+    }
+
+    /// The address of a counter.
+    fn counter(&mut self, op: Op<'c>, counters: Val<'c>, place: Val<'c>) -> Result<Val<'c>, LowerError> {
+        let (counters, place) = (self.scalar(op, counters)?, self.scalar(op, place)?);
+        let bytes = self.e.shift(place, 2);
+        let bytes = self.e.widen(bytes);
+        Ok(self.e.add(counters, bytes))
     }
 }

@@ -1,4 +1,4 @@
-//! Operations that only name registers anew: splat, iota, broadcast, reshape, transpose.
+//! Operations that only name registers anew: splat, iota, broadcast, columns, reshape, transpose.
 
 use super::value::{Lowered, Tile};
 use super::{Lowering, internal};
@@ -36,6 +36,23 @@ impl<'c> Lowering<'c> {
         let broadcast = self.permute(&tile, &layout, &source);
         debug_assert_eq!(broadcast.dtype, dtype);
         self.set_result(op, Lowered::Tile(broadcast));
+        Ok(())
+    }
+
+    /// Some of a tile's columns, which each thread has in registers of its own.
+    pub(super) fn lower_columns(
+        &mut self,
+        op: Op<'c>,
+        tile: Val<'c>,
+        first: usize,
+    ) -> Result<(), LowerError> {
+        let tile = self.tile(op, tile)?;
+        let (layout, _) = self.result_tile(op)?;
+        let count = layout.shape.last().copied().unwrap_or(0);
+        let source = tile.layout.registers_of_columns(first, count);
+        let source = source.ok_or_else(|| internal(op, "threads share the columns"))?;
+        let columns = self.permute(&tile, &layout, &source);
+        self.set_result(op, Lowered::Tile(columns));
         Ok(())
     }
 

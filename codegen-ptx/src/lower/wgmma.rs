@@ -34,7 +34,7 @@ impl<'c> Lowering<'c> {
         &mut self,
         op: Op<'c>,
         lhs: MmaOperand<'c>,
-        rhs: MmaOperand<'c>,
+        (rhs, k_first): (MmaOperand<'c>, usize),
         acc: Val<'c>,
         groups: [usize; 2],
     ) -> Result<(), LowerError> {
@@ -52,13 +52,15 @@ impl<'c> Lowering<'c> {
         let dtype = shared.dtype;
         let depth =
             mma::depth(dtype).ok_or_else(|| internal(op, "operands that tensor cores do not multiply"))?;
-        let k = if transposed { shared.layout.cols } else { shared.layout.rows };
         let (rows, cols) = (m / groups[0], n / groups[1]);
         let column_bits = groups[1].trailing_zeros() as usize;
+        let rhs_k = if transposed { shared.layout.cols } else { shared.layout.rows };
         let rhs = self.described(op, rhs, (transposed, cols), (2, column_bits))?;
+        let mut k = rhs_k;
         let lhs = match lhs {
             MmaOperand::Registers(tile) => {
                 let tile = self.tile(op, tile)?;
+                k = tile.layout.shape.last().copied().unwrap_or(0);
                 if *tile.layout != wgmma::lhs(m, k, groups, dtype) || tile.dtype != dtype {
                     return Err(internal(op, "the lhs is not in its fragment layout"));
                 }
@@ -80,7 +82,7 @@ impl<'c> Lowering<'c> {
         for block in 0..blocks {
             let mut statement = Statement::new(count, dtype, cols, from_zero);
             for step in 0..steps {
-                let b = self.descriptor(&rhs, 0, step * depth);
+                let b = self.descriptor(&rhs, 0, k_first + step * depth);
                 match &lhs {
                     Lhs::Registers(registers) => {
                         let first = 4 * (step + steps * block);

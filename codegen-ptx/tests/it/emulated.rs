@@ -58,7 +58,7 @@ fn way(draw: &mut Draw) -> Way {
             persistent: draw.chance(1, 3),
             compute_ahead: draw.chance(1, 3),
             stream_loads: draw.chance(1, 3),
-            split_tail: false,
+            split_tail: 0,
             tf32_wgmma: draw.chance(1, 3),
         },
         ctas: draw.pick(&[1, 2, 3, 5]),

@@ -10,8 +10,12 @@ use tile_lang::DType;
 
 /// The module with sums split, and what `persist` says of it.
 fn split<'c>(module: &Module<'c>, num_ctas: usize) -> (Module<'c>, String) {
+    split_as(module, num_ctas, 1)
+}
+
+fn split_as<'c>(module: &Module<'c>, num_ctas: usize, split_tail: u32) -> (Module<'c>, String) {
     let (module, remarks) = lower(module, |cx| {
-        (cx.switches.persistent, cx.switches.split_tail) = (true, true);
+        (cx.switches.persistent, cx.switches.split_tail) = (true, split_tail);
         (cx.num_warps, cx.num_ctas) = (8, num_ctas);
     });
     let said = remarks.into_iter().find(|remark| remark.contains("persist: "));
@@ -58,6 +62,19 @@ fn parts_of_a_product_meet_behind_its_loop() {
     let branch = melior::ir::operation::OperationLike::parent_operation(&put).unwrap();
     let whole: Vec<String> = ops_of(blocks_of(branch)[1]).map(name_of).collect();
     assert_eq!(whole, ["scf.yield"]);
+}
+
+#[test]
+fn a_part_whose_counterpart_is_there_is_not_put() {
+    let context = dialect::context(&[]);
+    let (module, said) = split_as(&matmul(&context), 1, 2);
+    assert!(said.contains("of the last round and of programs left over are shared out"), "{said}");
+    // The other one of two where it is there; else the first part, and each one behind it.
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::OthersArrived { .. })), 1);
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::GetPart { .. })), 3);
+    assert_eq!(count(&module, |op| matches!(op, GpuOp::PutPart { .. })), 1);
+    // Two of 128x128 sums of 32 bits.
+    assert_eq!(LaunchNeeds::of(&module).part_bytes, Some(2 * 128 * 128 * 4));
 }
 
 #[test]

@@ -25,7 +25,7 @@ const ON: Switches = Switches {
     tf32_wgmma: true,
     compute_ahead: false,
     stream_loads: false,
-    split_tail: false,
+    split_tail: 0,
 };
 
 /// A product of f32, of an rhs that is contiguous along K or not.

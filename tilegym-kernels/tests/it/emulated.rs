@@ -210,6 +210,7 @@ fn random_configurations_agree() {
                 config.set(name, below(2) as i64);
             }
         }
+        config.split_tail *= 1 + below(2) as u32;
         if target.has_wgmma() {
             config.num_ctas = 1 << below(3);
         }
@@ -242,9 +243,27 @@ fn ctas_that_walk_on_every_target() {
 /// than CTAs and fewer.
 #[test]
 fn split_sums_on_every_target() {
-    let share = [("persistent", 1), ("split_tail", 1), ("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32)];
+    let tiles = [("TILE_M", 64), ("TILE_N", 64), ("TILE_K", 32)];
     for (m, n, k) in [(60, 60, 300), (130, 70, 72), (190, 64, 130), (250, 64, 32), (300, 64, 130)] {
-        agree(Target::all(), &MatmulContract, &[("m", m), ("n", n), ("k", k)], &share);
+        for split_tail in [1, 2] {
+            let share = [("persistent", 1), ("split_tail", split_tail)];
+            agree(
+                Target::all(),
+                &MatmulContract,
+                &[("m", m), ("n", n), ("k", k)],
+                &[&share[..], &tiles].concat(),
+            );
+        }
+    }
+    // Four, five and seven programs for three CTAs, whose parts are long enough to be parts.
+    for m in [250, 300, 430] {
+        let share = [("persistent", 1), ("split_tail", 2)];
+        agree(
+            Target::all(),
+            &MatmulContract,
+            &[("m", m), ("n", 64), ("k", 650)],
+            &[&share[..], &tiles].concat(),
+        );
     }
 }
 

@@ -1,146 +1,186 @@
 //! The form of `overlap-products` for a product whose lhs is computed in registers, such as widened weights.
 //!
-//! An iteration of the new loop does the product of one old iteration, and computes what the next one multiplies:
+//! The product is taken in two halves of K, and the lhs of each is computed while the other runs:
 //!
 //! ```text
-//! start the product
-//! wait for the next operands, compute with them
-//! wait for the product, release its operands
-//! do the last step of the next lhs
+//! wait for the operands, compute with them
+//! do the last step of the first half's lhs, start the first half
+//! wait for the second half of the iteration before, release its operands
+//! do the last step of the second half's lhs, start the second half
+//! wait for the first half
 //! ```
 //!
-//! The assembler moves some of what is computed behind the wait for the product, to where it is used; holding all of it
-//! in front, by another wait for operands, which is a loop, made products of 256 rows 1 to 2 % slower on an H200. The
-//! last step stands behind the wait, so that it can write to the registers that the product reads until it is done;
-//! where something is written that a product will read while another runs, the assembler has each instruction of
-//! products wait. At the end of an iteration no product is in flight.
+//! Loads from global memory that it takes are made an iteration ahead. A half is always in flight, so that tensor cores need not wait for whatever is computed. The last step of each half
+//! writes to registers that a product of the iteration before has read, and stands behind the wait for it; where
+//! something is written that a product in flight may read, the assembler has each instruction of products wait.
 
-use super::rewrite::{Renamed, address_of, clone_op, is_pure_branch};
-use super::start_ahead::{has_unit_step, replace_if_any};
-use super::two_in_flight::{enter, handed_values, is_elementwise, uses};
-use crate::gpu::dialect::Smem;
+use super::copies::written_views;
+use super::rewrite::{Renamed, address_of, carry_more, clone_op, is_pure_branch, like};
+use super::two_in_flight::uses;
+use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
+use crate::layout::mma;
+use melior::ir::BlockLike;
 use melior::ir::operation::OperationLike;
-use std::convert::Infallible;
-use tile_ir::types::{Op, Val, args_of, blocks_of, defining_op, operands_of, ops_of, results_of, type_of};
+use tile_ir::types::{
+    Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of,
+    operands_of, ops_of, replace_uses, results_of, root_view, shape_of, type_of,
+};
 use tile_ir::{Builder, Module};
 
-/// A body in two parts.
-pub(super) struct Parts<'c> {
-    /// What computes the lhs but for its last step, and waits for operands, in order.
-    first: Vec<Op<'c>>,
-    /// The last step of the lhs.
-    last_step: Op<'c>,
+/// A product that can be taken in halves.
+pub(super) struct Halves<'c> {
     product: Op<'c>,
-    /// The wait for the product.
-    wait: Op<'c>,
-    /// The releases behind it.
-    releases: Vec<Op<'c>>,
-    /// Number of the sum among what the loop carries.
-    number: usize,
-    /// What the product and the releases use of the rest.
-    handed: Vec<Val<'c>>,
+    /// The last step of its lhs.
+    last_step: Op<'c>,
+    /// Columns of a half's lhs.
+    count: usize,
+    rhs: MmaOperand<'c>,
+    acc: Val<'c>,
+    groups: [usize; 2],
 }
 
-/// Cuts the body of a loop that adds up a `product` with an lhs in registers, waited for by `wait`; or says why that
-/// cannot be.
-pub(super) fn cut<'c>(
-    op: Op<'c>,
-    [product, wait]: [Op<'c>; 2],
-    number: usize,
-) -> Result<Parts<'c>, &'static str> {
+/// Reads a `product` of a loop, or says why it is taken whole.
+pub(super) fn halves<'c>(op: Op<'c>, product: Op<'c>) -> Result<Halves<'c>, &'static str> {
     let block = blocks_of(op)[0];
     let body: Vec<Op<'c>> = ops_of(block).collect();
-    if !has_unit_step(op) {
-        return Err("the product is waited for: the loop's step is not 1");
-    }
-    let Some(GpuOp::Wgmma {
-        lhs: MmaOperand::Registers(lhs),
-        rhs: MmaOperand::Shared { smem, slot, .. },
-        ..
-    }) = GpuOp::of(product)
+    let Some(GpuOp::Wgmma { lhs: MmaOperand::Registers(lhs), rhs, acc, groups, .. }) = GpuOp::of(product)
     else {
         return Err("the product is waited for: its lhs is not in registers");
     };
+    let MmaOperand::Shared { smem, slot, .. } = rhs else { return Err("the rhs is not in shared memory") };
     let only_for_product = |o: &Op<'c>| {
         let uses = |user: &&Op<'c>| uses(**user).iter().any(|v| results_of(*o).contains(v));
         body.iter().filter(uses).all(|user| *user == product)
     };
-    let last_step = defining_op(lhs).filter(|o| o.block() == Some(block) && is_elementwise(*o));
-    let last_step = last_step
-        .filter(only_for_product)
+    let is_step = |o: &Op<'c>| computes(*o) && !name_of(*o).starts_with("tgpu.");
+    let last_step = defining_op(lhs)
+        .filter(|o| o.block() == Some(block) && o.operand_count() > 0 && is_step(o) && only_for_product(o))
         .ok_or("the product is waited for: its lhs is not computed for it alone, or not in the loop")?;
     // The next slot is waited for before this one is released.
     let in_ring = Smem::of(type_of(smem)).is_some_and(|s| s.slots > 1) && args_of(block).contains(&slot);
-    let position = |op: Op<'c>| body.iter().position(|o| *o == op).unwrap_or(body.len());
-    let released = |o: &&Op<'c>| matches!(GpuOp::of(**o), Some(GpuOp::MbarrierArrive { .. }));
-    let releases: Vec<Op<'c>> = body[position(wait)..].iter().filter(released).copied().collect();
-    let is_barrier = |o: &Op<'c>| matches!(GpuOp::of(*o), Some(GpuOp::Barrier));
-    if !in_ring || releases.is_empty() || body.iter().any(is_barrier) {
+    if !in_ring {
         return Err("the product is waited for: its operands are not in rings of mbarriers");
     }
     if body.iter().any(|o| o.region_count() > 0 && !is_pure_branch(*o)) {
         return Err("the product is waited for: the loop has branches");
     }
-    let (_, rest) = body.split_last().ok_or("the loop is empty")?;
-    let second = |o: &Op<'c>| [last_step, product, wait].contains(o) || releases.contains(o);
-    let first = rest.iter().copied().filter(|o| !second(o)).collect();
-    let sum = args_of(block)[number + 1];
-    let ends: Vec<Op<'c>> = [product].into_iter().chain(releases.iter().copied()).collect();
-    let handed = handed_values(block, &ends, sum);
-    Ok(Parts { first, last_step, product, wait, releases, number, handed })
+    let depth = dtype_of(type_of(lhs)).and_then(mma::depth);
+    let shape = shape_of(type_of(lhs)).unwrap_or_default();
+    let count = shape.last().map_or(0, |k| k / 2);
+    let can_be_cut = |value: &Val<'c>| {
+        let layout = layout_of(type_of(*value)).filter(|layout| layout.shape == shape);
+        !is_tile(type_of(*value)) || layout.is_some_and(|layout| layout.first_columns(count).is_some())
+    };
+    let is_whole = depth.is_none_or(|depth| count < depth) || !can_be_cut(&lhs);
+    if is_whole || !operands_of(last_step).iter().all(can_be_cut) {
+        return Err("the product is waited for: it has one step along K");
+    }
+    Ok(Halves { product, last_step, count, rhs, acc, groups })
 }
 
-/// Replaces a loop by one that computes ahead, with the first lhs in front and the last product behind.
-pub(super) fn rotate<'c>(module: &Module<'c>, op: Op<'c>, parts: &Parts<'c>) {
-    let block = blocks_of(op)[0];
-    replace_if_any(module, op, |b, [low, high, step], initial| {
-        let mut renamed = enter(block, low, initial);
-        parts.first.iter().chain([&parts.last_step]).for_each(|op| clone_op(b, *op, &mut renamed));
-        let carried = leave(op, parts, &renamed, initial[parts.number]);
-        let following = b.same("arith.addi", &[low, step]);
-        let Ok(looped) = b.for_loop([following, high, step], &carried, |b, variable, carried| {
-            let (values, handed) = carried.split_at(initial.len());
-            let mut before = enter_second(op, parts, values[parts.number], handed);
-            clone_op(b, parts.product, &mut before);
-            let mut renamed = enter(block, variable, values);
-            parts.first.iter().for_each(|op| clone_op(b, *op, &mut renamed));
-            let sum = finish(b, parts, &mut before);
-            clone_op(b, parts.last_step, &mut renamed);
-            Ok::<_, Infallible>(leave(op, parts, &renamed, sum))
-        });
-        let (values, handed) = looped.split_at(initial.len());
-        let mut before = enter_second(op, parts, values[parts.number], handed);
-        clone_op(b, parts.product, &mut before);
-        let mut values = values.to_vec();
-        values[parts.number] = finish(b, parts, &mut before);
-        values
+/// Replaces a product by its halves, with a wait between them for what was in flight before. Returns the second half
+/// and that wait.
+pub(super) fn take<'c>(module: &Module<'c>, halves: &Halves<'c>) -> [Op<'c>; 2] {
+    let &Halves { product, last_step, count, rhs, acc, groups } = halves;
+    let mut b = Builder::before(module.context(), product);
+    b.set_location(product.location());
+    let part = |value: Val<'c>, first| match is_tile(type_of(value)) {
+        true => b.columns(value, first, count),
+        false => value,
+    };
+    let half = |first: usize, acc| {
+        let operands: Vec<Val> = operands_of(last_step).into_iter().map(|value| part(value, first)).collect();
+        let ty = b.columns_type(results_of(last_step)[0], count).expect("its layout was looked at");
+        let lhs = results_of(like(&b, last_step, &operands, &[ty], Vec::new()))[0];
+        b.wgmma_of_rows(MmaOperand::Registers(lhs), (rhs, first), acc, groups)
+    };
+    let first = half(0, acc);
+    b.wgmma_wait(&[], 1);
+    let second = half(count, first);
+    replace_uses(results_of(product)[0], second);
+    erase(product);
+    erase(last_step);
+    let started = |value| defining_op(value).expect("a product's result");
+    [started(second), started(first).next_in_block().expect("the wait stands behind the first half")]
+}
+
+/// Makes the loads of a loop that come from global memory into registers an iteration ahead: those for the first
+/// iteration in front of the loop, and in each iteration those for the next, which for the last are thrown away; a
+/// load outside of its tensor reads nothing. What is computed from those of an iteration alone comes first, then those
+/// for the next: they can so have the same registers, and the whole iteration to come. Returns the loop that takes the
+/// loop's place.
+pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
+    let body = blocks_of(op)[0];
+    let (variable, [low, _, step]) = (args_of(body)[0], [0, 1, 2].map(|n| operands_of(op)[n]));
+    let written = written_views(module);
+    let loads = ops_of(body).filter_map(|load| match GpuOp::of(load)? {
+        GpuOp::GlobalLoad { view, .. } if !written.contains(&root_view(view)) => {
+            Some((load, addressed_by(body, load)?))
+        }
+        _ => None,
     });
+    let (before, mut initial, mut ahead) = (Builder::before(module.context(), op), Vec::new(), Vec::new());
+    let first = ops_of(body).next().expect("a loop's body has a terminator");
+    let mut known: Vec<Val> = Vec::new();
+    for (load, address) in loads.collect::<Vec<_>>() {
+        let loaded = results_of(load)[0];
+        let made = |b: &Builder<'c>, at: Val<'c>| {
+            let mut renamed = Renamed::from([(address_of(variable), at)]);
+            address.iter().chain([&load]).for_each(|op| clone_op(b, *op, &mut renamed));
+            renamed[&address_of(loaded)]
+        };
+        initial.push(made(&before, low));
+        let b = Builder::before(module.context(), first);
+        ahead.push(made(&b, b.same("arith.addi", &[variable, step])));
+        let carried: Val = body.add_argument(type_of(loaded), load.location());
+        replace_uses(loaded, carried);
+        known.push(carried);
+        erase(load);
+    }
+    let Some(in_front) = ops_of(body).next().filter(|_| !initial.is_empty()) else { return op };
+    for op in ops_of(body).skip_while(|op| *op != first).collect::<Vec<_>>() {
+        if computes(op) && operands_of(op).iter().all(|v| known.contains(v) || !is_inside(body, *v)) {
+            known.extend(results_of(op));
+            move_before(op, in_front);
+        }
+    }
+    let end = ops_of(body).last().expect("a loop's body has a terminator");
+    let yielded: Vec<Val> = operands_of(end).into_iter().chain(ahead).collect();
+    Builder::before(module.context(), end).op("scf.yield", &yielded, &[], &[]);
+    erase(end);
+    let carried = carry_more(&before, op, &operands_of(op), &initial);
+    defining_op(carried[0]).expect("the loop")
 }
 
-/// The names of an old iteration's values where its product starts.
-fn enter_second<'c>(op: Op<'c>, parts: &Parts<'c>, sum: Val<'c>, handed: &[Val<'c>]) -> Renamed<'c> {
-    let old = args_of(blocks_of(op)[0])[parts.number + 1];
-    let handed = parts.handed.iter().zip(handed).map(|(old, new)| (address_of(*old), *new));
-    handed.chain([(address_of(old), sum)]).collect()
+/// True for what only computes tiles or scalars of others.
+fn computes(op: Op) -> bool {
+    let name = name_of(op);
+    let renames = ["tgpu.splat", "tgpu.broadcast", "tgpu.reshape", "tgpu.transpose", "tile.cast"];
+    renames.contains(&name.as_str()) || ["arith.", "math."].iter().any(|dialect| name.starts_with(dialect))
 }
 
-/// What the new loop carries: what the old one does, with the sum as it is, then what is handed to the product.
-fn leave<'c>(op: Op<'c>, parts: &Parts<'c>, renamed: &Renamed<'c>, sum: Val<'c>) -> Vec<Val<'c>> {
-    let rename = |value: Val<'c>| renamed.get(&address_of(value)).copied().unwrap_or(value);
-    let end = ops_of(blocks_of(op)[0]).last().expect("a loop's body has a terminator");
-    let mut values: Vec<Val<'c>> = operands_of(end).into_iter().map(rename).collect();
-    values[parts.number] = sum;
-    values.extend(parts.handed.iter().map(|v| rename(*v)));
-    values
+/// Whether a value is a body's own.
+fn is_inside<'c>(body: Blk<'c>, value: Val<'c>) -> bool {
+    defining_op(value).map_or_else(|| args_of(body).contains(&value), |op| op.block() == Some(body))
 }
 
-/// Waits for the product and releases its operands; returns the sum.
-fn finish<'c>(b: &Builder<'c>, parts: &Parts<'c>, renamed: &mut Renamed<'c>) -> Val<'c> {
-    let started = renamed[&address_of(results_of(parts.product)[0])];
-    let mut at = *b;
-    at.set_location(parts.wait.location());
-    let sum = at.wgmma_wait(&[started], 0)[0];
-    parts.releases.iter().for_each(|op| clone_op(b, *op, renamed));
-    sum
+/// What of a body a load's address is computed by, in order; none where that is more than arithmetic on the loop's
+/// variable and on what is outside.
+fn addressed_by<'c>(body: Blk<'c>, load: Op<'c>) -> Option<Vec<Op<'c>>> {
+    let (mut wanted, mut found) = (operands_of(load), Vec::new());
+    while let Some(value) = wanted.pop() {
+        match defining_op(value) {
+            None if args_of(body)[1..].contains(&value) => return None,
+            Some(op) if op.block() == Some(body) && !found.contains(&op) => {
+                if !name_of(op).starts_with("arith.") {
+                    return None;
+                }
+                found.push(op);
+                wanted.extend(operands_of(op));
+            }
+            _ => {}
+        }
+    }
+    Some(ops_of(body).filter(|op| found.contains(op)).collect())
 }

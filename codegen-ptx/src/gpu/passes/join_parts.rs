@@ -2,7 +2,8 @@
 //!
 //! Input: a gpu-level module in which `tile.join_parts` stands behind the loop of a sum (`split_tail`). Output: the same,
 //! where a CTA whose part is not all of the sum puts it into its slot and arrives; the last to arrive gets all parts, in
-//! their order, and goes on with their sum. Invariant: slots are put into by one CTA and got from behind the arrival of
+//! their order, and goes on with their sum. Where a part's only counterpart is there already, the CTA gets that and puts
+//! nothing. Invariant: slots are put into by one CTA and got from behind the arrival of
 //! all that put; a part is got in the layout that it was put in.
 
 use super::persist::{UNSIGNED_LESS, compare};
@@ -22,7 +23,7 @@ use tile_lang::DType;
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     for op in nested_ops(module.function()) {
         if let Some(TileOp::JoinParts { workspace, numbers }) = TileOp::of(op) {
-            join(&module, op, workspace, numbers);
+            join(&module, op, workspace, numbers, cx.switches.split_tail > 1);
             cx.remark(
                 Pass::JoinParts,
                 Place::of(op.location()),
@@ -56,11 +57,13 @@ fn sink<'c>(op: Op<'c>, sum: Val<'c>) {
     }
 }
 
+/// Joins parts at an operation; `pairs` where two of a program may come at different times.
 fn join<'c>(
     module: &Module<'c>,
     op: Op<'c>,
     [parts, counters]: [Val<'c>; 2],
     [place, count, first, slot]: [Val<'c>; 4],
+    pairs: bool,
 ) {
     let Some(sum) = sum_before(op) else { return };
     sink(op, sum);
@@ -71,27 +74,34 @@ fn join<'c>(
     let is_shared = compare(&b, UNSIGNED_LESS, one, count);
     let bool_type = element_type(b.context(), DType::Bool);
     let all = b.int_const(DType::Bool, 1);
+    let get_all = |b: &Builder<'c>| {
+        let start = b.get_part(ty, parts, first);
+        b.for_loop([one, count, one], &[start], |b, number, carried| {
+            let part = b.get_part(ty, parts, b.same("arith.addi", &[first, number]));
+            Ok::<_, Infallible>(vec![b.same("arith.addf", &[carried[0], part])])
+        })
+    };
+    let arrive = |b: &Builder<'c>| {
+        b.put_part(sum, parts, slot);
+        let is_last = b.arrive_at(counters, place, count);
+        let Ok(added) = b.if_else(is_last, &[ty], |b| get_all(b), |_| Ok(vec![sum]));
+        Ok::<_, Infallible>(vec![added[0], is_last])
+    };
+    let get_other = |b: &Builder<'c>| {
+        // Of two parts the own one is in registers; which comes first makes no difference.
+        let both = b.same("arith.addi", &[b.same("arith.addi", &[first, first]), one]);
+        let part = b.get_part(ty, parts, b.same("arith.subi", &[both, slot]));
+        Ok::<_, Infallible>(vec![b.same("arith.addf", &[sum, part]), all])
+    };
     let Ok(joined) = b.if_else(
         is_shared,
         &[ty, bool_type],
-        |b| {
-            b.put_part(sum, parts, slot);
-            let is_last = b.arrive_at(counters, place, count);
-            let Ok(added) = b.if_else(
-                is_last,
-                &[ty],
-                |b| {
-                    let start = b.get_part(ty, parts, first);
-                    let Ok(added) = b.for_loop([one, count, one], &[start], |b, number, carried| {
-                        let cta = b.same("arith.addi", &[first, number]);
-                        let part = b.get_part(ty, parts, cta);
-                        Ok::<_, Infallible>(vec![b.same("arith.addf", &[carried[0], part])])
-                    });
-                    Ok::<_, Infallible>(added)
-                },
-                |_| Ok(vec![sum]),
-            );
-            Ok::<_, Infallible>(vec![added[0], is_last])
+        |b| match pairs {
+            true => {
+                let is_alone = b.others_arrived(counters, place, count);
+                b.if_else(is_alone, &[ty, bool_type], |b| get_other(b), |b| arrive(b))
+            }
+            false => arrive(b),
         },
         |_| Ok(vec![sum, all]),
     );

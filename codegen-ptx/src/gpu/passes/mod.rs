@@ -197,12 +197,13 @@ pub struct Switches {
     pub persistent: bool,
     /// Operands of f32 go to `wgmma` where tensor maps round them.
     pub tf32_wgmma: bool,
-    /// What a product multiplies is computed while the one before runs.
+    /// A product whose lhs is computed in registers is taken in halves.
     pub compute_ahead: bool,
     /// What a launch reads once leaves L2 first.
     pub stream_loads: bool,
-    /// CTAs that walk split the sums of programs that do not fill a round.
-    pub split_tail: bool,
+    /// 1 where CTAs that walk split the sums of programs that do not fill a round, 2 where they share out the last whole
+    /// round's with them, 0 where they do neither.
+    pub split_tail: u32,
 }
 
 impl Switches {

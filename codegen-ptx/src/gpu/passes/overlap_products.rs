@@ -3,8 +3,8 @@
 //! Input: a gpu-level module in which each `wgmma` is waited for where it is made. Output: the same, where a loop
 //! that only adds a product to an accumulator, and takes its operands from rings of mbarriers, keeps one product in
 //! flight: an iteration waits for the product of the one before and releases that one's slots. A product whose lhs is
-//! computed in registers reads them until it is done: the next lhs is computed under it, if that is switched on
-//! (`compute_ahead`), else it is left. Invariant: nothing but the next product touches the accumulator before the wait
+//! computed in registers reads them until it is done: it is taken in halves, if that is switched on (`compute_ahead`),
+//! else it is left. Invariant: nothing but the next product touches the accumulator before the wait
 //! behind the loop.
 
 use super::compute_ahead;
@@ -40,17 +40,18 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
             Ok(sum) if sum.lhs_in_registers && !cx.switches.compute_ahead => {
                 "the product is waited for: the next one's lhs would be written to registers that it reads"
             }
-            Ok(sum) if sum.lhs_in_registers => {
-                match compute_ahead::cut(op, [sum.product, sum.wait], sum.number) {
-                    Ok(parts) => {
-                        compute_ahead::rotate(&module, op, &parts);
-                        "a product runs while the next one's lhs is computed"
-                    }
-                    Err(why) => why,
+            Ok(sum) if sum.lhs_in_registers => match compute_ahead::halves(op, sum.product) {
+                Ok(halves) => {
+                    let [last, wait] = compute_ahead::take(&module, &halves);
+                    let tile = [results_of(last)[0], sum.tile[1]];
+                    let op = compute_ahead::load_ahead(&module, op);
+                    keep_in_flight(&module, op, Sum { tile, ..sum }, wait.next_in_block());
+                    "half of a product runs while the other half's lhs is computed"
                 }
-            }
+                Err(why) => why,
+            },
             Ok(sum) => {
-                keep_in_flight(&module, op, sum);
+                keep_in_flight(&module, op, sum, None);
                 "a product runs while the next one's operands are waited for"
             }
             Err(why) => why,
@@ -110,16 +111,17 @@ fn sum<'c>(op: Op<'c>, body: &[Op<'c>], products: &[Op<'c>]) -> Result<Sum<'c>, 
     Ok(Sum { product, lhs_in_registers, wait, tile: [result, handed], arrivals, number, slot })
 }
 
-/// Moves the wait for each product behind the start of the next.
-fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>) {
+/// Moves the wait for each product behind the start of the next. The slots of the one before are released in front of
+/// `place`, or where slots were.
+fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>, place: Option<Op<'c>>) {
     let context = module.context();
     let body = blocks_of(op)[0];
     let previous: Val = body.add_argument(element_type(context, DType::I32), op.location());
     let b = Builder::before(context, sum.wait);
     b.wgmma_wait(&[], 1);
-    let barriers: Vec<Val> = sum.arrivals.iter().map(|a| operands_of(*a)[0]).collect();
-    for (arrival, barriers) in sum.arrivals.iter().zip(&barriers) {
-        Builder::before(context, *arrival).mbarrier_arrive(*barriers, previous, false);
+    let released: Vec<(Val, bool)> = sum.arrivals.iter().filter_map(|a| released(*a)).collect();
+    for (arrival, (barriers, loaded)) in sum.arrivals.iter().zip(&released) {
+        Builder::before(context, place.unwrap_or(*arrival)).mbarrier_arrive(*barriers, previous, *loaded);
         erase(*arrival);
     }
     let [tile, handed] = sum.tile;
@@ -145,7 +147,15 @@ fn keep_in_flight<'c>(module: &Module<'c>, op: Op<'c>, sum: Sum<'c>) {
     let done = results_of(wait)[0];
     replace_uses(result, done);
     set_operand(wait, 0, result);
-    for barriers in barriers {
-        after.mbarrier_arrive(barriers, last, false);
+    for (barriers, loaded) in released {
+        after.mbarrier_arrive(barriers, last, loaded);
+    }
+}
+
+/// The barriers that an arrival is at, and whether loads are over before it.
+fn released<'c>(arrival: Op<'c>) -> Option<(Val<'c>, bool)> {
+    match GpuOp::of(arrival)? {
+        GpuOp::MbarrierArrive { barriers, loaded, .. } => Some((barriers, loaded)),
+        _ => None,
     }
 }

@@ -85,7 +85,10 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
     let has_more = compare(&b, UNSIGNED_LESS, place(&b, whole), left);
     let more = b.value("arith.select", &[has_more, one, zero], type_of(one), &[]);
     let rounds = b.same("arith.addi", &[whole, more]);
-    let share = split.as_ref().map(|sum| Share::new(&b, sum, extents, [cta, ctas], [whole, left]));
+    let share = split.as_ref().map(|sum| {
+        let shares_round = cx.switches.split_tail > 1;
+        Share::new(&b, (sum, shares_round), extents, [cta, ctas], [whole, left])
+    });
     let rounds = share.as_ref().map_or(rounds, |(_, turns)| *turns);
     let mut turn = None;
     let mut ids = extents;
@@ -138,7 +141,7 @@ fn is_id(op: Op) -> bool {
 
 /// The program as a sum that may be split, where that was asked for.
 fn splittable<'c>(module: &Module<'c>, program: &[Op<'c>], cx: &mut PassContext) -> Option<Sum<'c>> {
-    if !cx.switches.split_tail {
+    if cx.switches.split_tail == 0 {
         return None;
     }
     let found = match cx.num_ctas {
@@ -148,7 +151,10 @@ fn splittable<'c>(module: &Module<'c>, program: &[Op<'c>], cx: &mut PassContext)
     let place = Place::of(module.function().location());
     match found {
         Ok(sum) => {
-            let message = "the sums of programs that do not fill a round are split over the CTAs";
+            let message = match cx.switches.split_tail {
+                1 => "the sums of programs that do not fill a round are split over the CTAs",
+                _ => "the sums of the last round and of programs left over are shared out to the CTAs",
+            };
             cx.remark(Pass::Persist, place, message);
             Some(sum)
         }

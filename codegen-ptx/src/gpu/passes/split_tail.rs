@@ -2,8 +2,15 @@
 //!
 //! `persist` uses it for kernels whose program is one loop that adds up products, followed by what is done with the
 //! sum. Of the last round's programs, which are fewer than there are CTAs, each is split along its loop over as many CTAs
-//! as there are for it. Every CTA but the last to get there leaves its part of the sum in global memory; the last adds
-//! the parts up in their order, so that the result does not depend on who was last, and does what follows. Nobody waits.
+//! as there are for it. With `split_tail = 2`, where there is a whole round, its iterations and those of what is left are
+//! dealt out in order, as many to each CTA: it gets the end of a program that another begins, whole ones, and the start
+//! of a program that the next ends (the hybrid of Osama et al., "Stream-K: Work-centric Parallel Decomposition for Dense
+//! Matrix-Matrix Multiplication on the GPU", 2023). A CTA's end of a program comes before its start of another, so that
+//! who does the start of a program finds its end there. So less of parts moves through memory, but CTAs read different
+//! blocks at a time, which L2 serves worse.
+//!
+//! Every CTA but the last to get to a program leaves its part of the sum in global memory; the last adds the parts up in
+//! their order, so that the result does not depend on who was last, and does what follows. Nobody waits.
 //!
 //! Here are the scalars: which iterations are whose. `tile.join_parts` marks where parts meet, and becomes loads, stores
 //! and an arrival in `join_parts`, where the sum has a layout.
@@ -115,6 +122,10 @@ impl<'c> Indices<'_, 'c> {
         self.op("arith.remui", a, b)
     }
 
+    fn sub(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
+        self.op("arith.subi", a, b)
+    }
+
     fn min(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
         self.op("arith.minui", a, b)
     }
@@ -132,28 +143,41 @@ impl<'c> Indices<'_, 'c> {
     }
 }
 
-/// What of the split programs is a CTA's.
-pub(super) struct Share<'c> {
-    /// Where its loop ends.
-    bound: Val<'c>,
-    /// Rounds of whole programs.
-    whole: Val<'c>,
-    /// The CTA, the parts of a program, the CTA's program among the split ones and the first CTA of that.
-    cta: Val<'c>,
-    parts: Val<'c>,
-    place: Val<'c>,
-    first: Val<'c>,
-    /// The number of its program, and its iterations of that.
-    program: Val<'c>,
+/// A part of a program's sum.
+struct Part<'c> {
+    /// Its iterations.
     from: Val<'c>,
     to: Val<'c>,
+    /// The counter where the program's parts meet, how many these are, the slot of the first, and its own.
+    place: Val<'c>,
+    count: Val<'c>,
+    first: Val<'c>,
+    slot: Val<'c>,
+}
+
+/// What a CTA does: rounds of whole programs, the end of a program, more whole ones, the start or a part of one. Any may
+/// be missing.
+pub(super) struct Share<'c> {
+    /// Iterations of a whole program.
+    bound: Val<'c>,
+    /// How many programs it does the end of, and that part.
+    heads: Val<'c>,
+    head: Part<'c>,
+    /// Rounds of whole programs.
+    rounds: Val<'c>,
+    /// The program of the turn behind them.
+    start: Val<'c>,
+    /// The turn of the last part, and that.
+    last: Val<'c>,
+    tail: Part<'c>,
 }
 
 impl<'c> Share<'c> {
-    /// Computes it, in front of the walk, and the number of turns that the walk takes.
+    /// Computes it, in front of the walk, and the number of turns that the walk takes. There are `whole` rounds of
+    /// programs and some `left`; where a whole round is to be shared out with these, `shares_round` says so.
     pub fn new(
         b: &Builder<'c>,
-        sum: &Sum<'c>,
+        (sum, shares_round): (&Sum<'c>, bool),
         extents: [Val<'c>; 3],
         [cta, ctas]: [Val<'c>; 2],
         [whole, left]: [Val<'c>; 2],
@@ -170,22 +194,63 @@ impl<'c> Share<'c> {
         let asked = operands_of(sum.adds)[1];
         let bound = renamed.get(&address_of(asked)).copied().unwrap_or(asked);
         let i = Indices(b);
-        let [zero, one, least] = [0, 1, LEAST_ITERATIONS].map(|n| i.number(n));
+        let [zero, one, two, least] = [0, 1, 2, LEAST_ITERATIONS].map(|n| i.number(n));
+        let flag = |condition| i.select(condition, one, zero);
+        let next = i.add(cta, one);
+        // Where a CTA's iterations start, of some that are dealt out in order.
+        let begin = |cta, [each, longer]: [Val<'c>; 2]| i.add(i.mul(cta, each), i.min(cta, longer));
+
+        // What is left alone: as many CTAs for each program as there are.
         let parts = i.max(i.min(i.div(ctas, i.max(left, one)), i.div(bound, least)), one);
-        let (place, part) = (i.div(cta, parts), i.rem(cta, parts));
-        let (each, longer) = (i.div(bound, parts), i.rem(bound, parts));
-        let begin = |part| i.add(i.mul(part, each), i.min(part, longer));
-        let (from, to) = (begin(part), begin(i.add(part, one)));
-        let program = i.add(i.mul(whole, ctas), place);
-        let turns = i.add(whole, i.select(i.less(cta, i.mul(left, parts)), one, zero));
-        let first = i.mul(place, parts);
-        (Share { bound, whole, cta, parts, place, first, program, from, to }, turns)
+        let (program, part) = (i.div(cta, parts), i.rem(cta, parts));
+        let deal = [i.div(bound, parts), i.rem(bound, parts)];
+        let (from, to) = (begin(part, deal), begin(i.add(part, one), deal));
+        let has_part = flag(i.less(cta, i.mul(left, parts)));
+
+        // With the last round: each CTA the same number of iterations, at least a program's, so that two at most meet in
+        // one. What would be a small part goes to the other CTA.
+        let ends = if shares_round { i.mul(i.min(whole, one), i.min(left, one)) } else { zero };
+        let rounds = i.sub(whole, ends);
+        let total = i.mul(i.mul(ends, i.add(ctas, left)), bound);
+        let deal = [i.div(total, ctas), i.rem(total, ctas)];
+        let length = i.max(bound, one);
+        let cut = |cta| {
+            let at = begin(cta, deal);
+            let (program, inside) = (i.div(at, length), i.rem(at, length));
+            let is_start = flag(i.less(inside, least));
+            let is_next = i.mul(flag(i.less(i.sub(length, inside), least)), i.sub(one, is_start));
+            let is_inside = i.less(i.add(is_next, is_start), one);
+            (i.add(program, is_next), i.select(is_inside, inside, zero))
+        };
+        let ((begun, head), (end, tail)) = (cut(cta), cut(next));
+        let heads = i.min(head, one);
+        let first = i.add(begun, heads);
+
+        let shares_none = i.less(ends, one);
+        let choose = |alone, else_| i.select(shares_none, alone, else_);
+        let last = i.add(i.add(heads, rounds), i.sub(end, first));
+        let turns = i.add(last, choose(has_part, i.min(tail, one)));
+        let slot = i.mul(cta, two);
+        let head =
+            Part { from: head, to: bound, place: cta, count: two, first: slot, slot: i.add(slot, one) };
+        let slot = i.mul(next, two);
+        let tail = Part {
+            from: choose(from, zero),
+            to: choose(to, tail),
+            place: choose(program, next),
+            count: choose(parts, two),
+            first: choose(i.mul(program, parts), slot),
+            slot: choose(cta, slot),
+        };
+        let start = i.add(i.mul(rounds, ctas), choose(program, first));
+        (Share { bound, heads, head, rounds, start, last, tail }, turns)
     }
 
     /// The program of turn `number`, in which a round of whole programs would take `dealt`.
     pub fn program(&self, b: &Builder<'c>, number: Val<'c>, dealt: Val<'c>) -> Val<'c> {
         let i = Indices(b);
-        i.select(i.less(number, self.whole), dealt, self.program)
+        let behind = i.add(self.start, i.sub(i.sub(number, self.rounds), self.heads));
+        i.select(i.less(number, self.rounds), dealt, behind)
     }
 
     /// Rewrites the program, which is in the walk's body by now, in turn `number`: its loop runs over the CTA's
@@ -193,10 +258,17 @@ impl<'c> Share<'c> {
     /// counters.
     pub fn rewrite(&self, b: &Builder<'c>, sum: &Sum<'c>, number: Val<'c>, workspace: [Val<'c>; 2]) {
         let i = Indices(b);
-        let is_whole = i.less(number, self.whole);
-        set_operand(sum.adds, 0, i.select(is_whole, i.number(0), self.from));
-        set_operand(sum.adds, 1, i.select(is_whole, self.bound, self.to));
-        let count = i.select(is_whole, i.number(1), self.parts);
+        let is_in_front = i.less(number, self.last);
+        // Only the turn behind the rounds, and only where there is a head: the difference wraps around before it.
+        let is_head = i.less(i.sub(number, self.rounds), self.heads);
+        let (head, tail) = (&self.head, &self.tail);
+        let of_part = |head, tail, whole| i.select(is_head, head, i.select(is_in_front, whole, tail));
+        set_operand(sum.adds, 0, of_part(head.from, tail.from, i.number(0)));
+        set_operand(sum.adds, 1, i.select(is_in_front, self.bound, tail.to));
+        let count = of_part(head.count, tail.count, i.number(1));
+        let [place, first, slot] =
+            [(head.place, tail.place), (head.first, tail.first), (head.slot, tail.slot)]
+                .map(|(head, tail)| i.select(is_head, head, tail));
 
         let following = sum.adds.next_in_block().expect("a walk's body has a terminator");
         let body = sum.adds.block().expect("the loop is in the walk");
@@ -204,7 +276,7 @@ impl<'c> Share<'c> {
         let Some((_, rest)) = rest.split_last() else { return };
         let mut at = Builder::before(b.context(), following);
         at.set_location(sum.adds.location());
-        let is_last = at.join_parts(workspace, [self.place, count, self.first, self.cta]);
+        let is_last = at.join_parts(workspace, [place, count, first, slot]);
         let mut end = None;
         let Ok(_) = at.if_else(
             is_last,
