@@ -4,6 +4,7 @@
 //! from the tile dialect.
 
 mod apart;
+mod builder;
 pub(crate) mod cluster;
 pub mod dialect;
 pub mod facts;

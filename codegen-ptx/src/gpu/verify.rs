@@ -333,7 +333,7 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                     (matrix(smem, transposed).unwrap_or_default().to_vec(), lhs.dtype)
                 }
             };
-            let takes = lhs_shape == [m, k] && if k_first == 0 { k <= rhs_k } else { k_first + k <= rhs_k };
+            let takes = lhs_shape == [m, k] && k_first + k <= rhs_k;
             types(takes && rhs_n == n && element == rhs.dtype, "operands and accumulator")
         }
         GpuOp::WgmmaWait { tiles, .. } => {

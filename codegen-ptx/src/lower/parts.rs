@@ -83,31 +83,29 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
-    pub(super) fn lower_arrive_at(
-        &mut self,
-        op: Op<'c>,
-        [counters, place, count]: [Val<'c>; 3],
-    ) -> Result<(), LowerError> {
-        let address = self.counter(op, counters, place)?;
-        let count = self.scalar(op, count)?;
+    pub(super) fn lower_arrive_at(&mut self, op: Op<'c>, counted: [Val<'c>; 3]) -> Result<(), LowerError> {
+        let (address, count) = self.counter(op, counted)?;
         self.arrive(op, address, None, count)
     }
 
     pub(super) fn lower_others_arrived(
         &mut self,
         op: Op<'c>,
-        [counters, place, count]: [Val<'c>; 3],
+        counted: [Val<'c>; 3],
     ) -> Result<(), LowerError> {
-        let address = self.counter(op, counters, place)?;
-        let count = self.scalar(op, count)?;
+        let (address, count) = self.counter(op, counted)?;
         self.other_arrived(op, address, count)
     }
 
-    /// The address of a counter.
-    fn counter(&mut self, op: Op<'c>, counters: Val<'c>, place: Val<'c>) -> Result<Val<'c>, LowerError> {
+    /// The address of a counter, and how many count there.
+    fn counter(
+        &mut self,
+        op: Op<'c>,
+        [counters, place, count]: [Val<'c>; 3],
+    ) -> Result<(Val<'c>, Val<'c>), LowerError> {
         let (counters, place) = (self.scalar(op, counters)?, self.scalar(op, place)?);
         let bytes = self.e.shift(place, 2);
         let bytes = self.e.widen(bytes);
-        Ok(self.e.add(counters, bytes))
+        Ok((self.e.add(counters, bytes), self.scalar(op, count)?))
     }
 }

@@ -10,12 +10,13 @@
 //! wait for the first half
 //! ```
 //!
-//! Loads from global memory that it takes are made an iteration ahead. A half is always in flight, so that tensor cores need not wait for whatever is computed. The last step of each half
+//! A half is always in flight, so that tensor cores need not wait for whatever is computed. The last step of each half
 //! writes to registers that a product of the iteration before has read, and stands behind the wait for it; where
-//! something is written that a product in flight may read, the assembler has each instruction of products wait.
+//! something is written that a product in flight may read, the assembler has each instruction of products wait. Loads
+//! from global memory that the loop takes are made an iteration ahead.
 
 use super::copies::written_views;
-use super::rewrite::{Renamed, address_of, carry_more, clone_op, is_pure_branch, like};
+use super::rewrite::{Renamed, address_of, carry_more, clone_op, computes, is_inside, is_pure_branch, like};
 use super::two_in_flight::uses;
 use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
@@ -123,11 +124,12 @@ pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
     let (before, mut initial, mut ahead) = (Builder::before(module.context(), op), Vec::new(), Vec::new());
     let first = ops_of(body).next().expect("a loop's body has a terminator");
     let mut known: Vec<Val> = Vec::new();
-    for (load, address) in loads.collect::<Vec<_>>() {
-        let loaded = results_of(load)[0];
+    let loads: Vec<_> = loads.collect();
+    for (load, address) in &loads {
+        let loaded = results_of(*load)[0];
         let made = |b: &Builder<'c>, at: Val<'c>| {
             let mut renamed = Renamed::from([(address_of(variable), at)]);
-            address.iter().chain([&load]).for_each(|op| clone_op(b, *op, &mut renamed));
+            address.iter().chain([load]).for_each(|op| clone_op(b, *op, &mut renamed));
             renamed[&address_of(loaded)]
         };
         initial.push(made(&before, low));
@@ -136,7 +138,6 @@ pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
         let carried: Val = body.add_argument(type_of(loaded), load.location());
         replace_uses(loaded, carried);
         known.push(carried);
-        erase(load);
     }
     let Some(in_front) = ops_of(body).next().filter(|_| !initial.is_empty()) else { return op };
     for op in ops_of(body).skip_while(|op| *op != first).collect::<Vec<_>>() {
@@ -145,24 +146,14 @@ pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
             move_before(op, in_front);
         }
     }
+    // Not before: one of them may be the body's first operation.
+    loads.into_iter().for_each(|(load, _)| erase(load));
     let end = ops_of(body).last().expect("a loop's body has a terminator");
     let yielded: Vec<Val> = operands_of(end).into_iter().chain(ahead).collect();
     Builder::before(module.context(), end).op("scf.yield", &yielded, &[], &[]);
     erase(end);
     let carried = carry_more(&before, op, &operands_of(op), &initial);
     defining_op(carried[0]).expect("the loop")
-}
-
-/// True for what only computes tiles or scalars of others.
-fn computes(op: Op) -> bool {
-    let name = name_of(op);
-    let renames = ["tgpu.splat", "tgpu.broadcast", "tgpu.reshape", "tgpu.transpose", "tile.cast"];
-    renames.contains(&name.as_str()) || ["arith.", "math."].iter().any(|dialect| name.starts_with(dialect))
-}
-
-/// Whether a value is a body's own.
-fn is_inside<'c>(body: Blk<'c>, value: Val<'c>) -> bool {
-    defining_op(value).map_or_else(|| args_of(body).contains(&value), |op| op.block() == Some(body))
 }
 
 /// What of a body a load's address is computed by, in order; none where that is more than arithmetic on the loop's

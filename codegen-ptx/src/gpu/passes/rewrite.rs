@@ -68,23 +68,23 @@ fn clone_region<'c>(b: &Builder<'c>, source: RegionRef<'c, 'c>, renamed: &mut Re
     region
 }
 
-/// True for a branch that only computes: it neither meets other warps nor touches memory or products.
+/// True for what only computes tiles or scalars of others: it neither meets other warps nor touches memory or products.
+pub(super) fn computes(op: Op) -> bool {
+    let name = name_of(op);
+    let renames =
+        ["tgpu.splat", "tgpu.iota", "tgpu.broadcast", "tgpu.reshape", "tgpu.transpose", "tile.cast"];
+    renames.contains(&name.as_str()) || ["arith.", "math."].iter().any(|dialect| name.starts_with(dialect))
+}
+
+/// True for a branch that only computes.
 pub(super) fn is_pure_branch(op: Op) -> bool {
-    let computes = |op: Op| {
-        let name = name_of(op);
-        matches!(
-            name.as_str(),
-            "scf.if"
-                | "scf.yield"
-                | "tgpu.splat"
-                | "tgpu.iota"
-                | "tgpu.broadcast"
-                | "tgpu.reshape"
-                | "tgpu.transpose"
-        ) || name == "tile.cast"
-            || ["arith.", "math."].iter().any(|dialect| name.starts_with(dialect))
-    };
-    name_of(op) == "scf.if" && nested_ops(op).into_iter().all(computes)
+    let is_frame = |op: Op| ["scf.if", "scf.yield"].contains(&name_of(op).as_str());
+    name_of(op) == "scf.if" && nested_ops(op).into_iter().all(|op| is_frame(op) || computes(op))
+}
+
+/// Whether a value is a block's own: its argument, or made in it.
+pub(super) fn is_inside<'c>(block: Blk<'c>, value: Val<'c>) -> bool {
+    defining_op(value).map_or_else(|| args_of(block).contains(&value), |op| op.block() == Some(block))
 }
 
 /// Replaces a loop by one with the same body that carries more values, `extra` at first; the body has their

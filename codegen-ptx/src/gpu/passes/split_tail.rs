@@ -227,7 +227,7 @@ impl<'c> Share<'c> {
         let first = i.add(begun, heads);
 
         let shares_none = i.less(ends, one);
-        let choose = |alone, else_| i.select(shares_none, alone, else_);
+        let choose = |alone, shared| i.select(shares_none, alone, shared);
         let last = i.add(i.add(heads, rounds), i.sub(end, first));
         let turns = i.add(last, choose(has_part, i.min(tail, one)));
         let slot = i.mul(cta, two);

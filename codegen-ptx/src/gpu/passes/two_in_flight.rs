@@ -17,7 +17,7 @@
 //! that behind the wait for the product. The narrowing stands behind both, so that it can write to the registers
 //! that the second product reads until it is done.
 
-use super::rewrite::{Renamed, address_of, clone_op};
+use super::rewrite::{Renamed, address_of, clone_op, is_inside};
 use super::start_ahead::{Ahead, replace_if_any, start};
 use crate::gpu::dialect::Smem;
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
@@ -61,7 +61,7 @@ fn is_cheap(op: Op) -> bool {
 }
 
 /// True for what only computes on registers.
-pub(super) fn is_elementwise(op: Op) -> bool {
+fn is_elementwise(op: Op) -> bool {
     let name = name_of(op);
     op.region_count() == 0 && (name.starts_with("arith.") || name.starts_with("math.") || is_cheap(op))
 }
@@ -180,15 +180,11 @@ pub(super) fn cut<'c>(op: Op<'c>, ahead: &Ahead<'c>) -> Result<Cut<'c>, &'static
 }
 
 /// What some operations of a body use of the rest of it, other than the sum.
-pub(super) fn handed_values<'c>(block: Blk<'c>, second: &[Op<'c>], sum: Val<'c>) -> Vec<Val<'c>> {
+fn handed_values<'c>(block: Blk<'c>, second: &[Op<'c>], sum: Val<'c>) -> Vec<Val<'c>> {
     let made: Vec<Val<'c>> = second.iter().copied().flat_map(results_of).collect();
     let mut handed: Vec<Val<'c>> = Vec::new();
     for value in second.iter().copied().flat_map(uses) {
-        let inside = match defining_op(value) {
-            Some(definition) => definition.block() == Some(block),
-            None => args_of(block).contains(&value),
-        };
-        if inside && value != sum && !made.contains(&value) && !handed.contains(&value) {
+        if is_inside(block, value) && value != sum && !made.contains(&value) && !handed.contains(&value) {
             handed.push(value);
         }
     }
@@ -229,7 +225,7 @@ pub(super) fn rotate<'c>(module: &Module<'c>, op: Op<'c>, ahead: &Ahead<'c>, cut
 }
 
 /// The names of an old iteration's values at its start.
-pub(super) fn enter<'c>(block: Blk<'c>, variable: Val<'c>, values: &[Val<'c>]) -> Renamed<'c> {
+fn enter<'c>(block: Blk<'c>, variable: Val<'c>, values: &[Val<'c>]) -> Renamed<'c> {
     let values = std::iter::once(&variable).chain(values);
     args_of(block).into_iter().zip(values).map(|(arg, value)| (address_of(arg), *value)).collect()
 }
