@@ -311,6 +311,7 @@ pub(crate) enum Op {
         cluster: bool,
     },
     BulkStore,
+    BulkPrefetch,
     BulkCommit,
     BulkWait {
         read: bool,
@@ -636,6 +637,7 @@ fn decode_copy(rest: &[&str]) -> Option<Op> {
             Some(Op::BulkLoad { cluster: has("multicast::cluster") })
         }
         ["async", "bulk", "tensor", _, "global", "shared::cta", ..] => Some(Op::BulkStore),
+        ["async", "bulk", "prefetch", "tensor", _, "L2", "global", ..] => Some(Op::BulkPrefetch),
         ["async", "ca" | "cg", "shared" | "shared::cta", "global", ..] => Some(Op::CopyAsync { bytes: 0 }),
         _ => None,
     }

@@ -102,6 +102,11 @@ impl TensorMap {
         self.shape.len()
     }
 
+    /// Where in the tensor's rows the rows of the block at some coordinates start, in bytes.
+    pub(crate) fn row_start(&self, coordinates: &[i64]) -> u64 {
+        coordinates.first().map_or(0, |first| first.unsigned_abs() * self.element_bytes)
+    }
+
     /// Where in shared memory a byte of a block lies that starts at an address.
     pub(crate) fn place(&self, start: u64, offset: usize) -> u64 {
         swizzled(start + offset as u64, self.swizzle_bytes)

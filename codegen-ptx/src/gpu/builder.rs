@@ -200,6 +200,20 @@ pub trait GpuBuilder<'c> {
         results_of(b.op("tgpu.wgmma_wait", tiles, &types, &[("pending", b.int(pending as i64))]))
     }
 
+    /// `tgpu.prefetch`.
+    fn prefetch(
+        &self,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        (tile_shape, box_shape): (&[usize], &[usize]),
+        (map, by_all): (usize, bool),
+    ) -> Op<'c> {
+        let b = self.builder();
+        let operands: Vec<_> = [view].iter().chain(index).copied().collect();
+        let mut attributes = box_attributes(b, (tile_shape, box_shape), map);
+        attributes.push(("by_all", BoolAttribute::new(b.context(), by_all).into()));
+        b.op("tgpu.prefetch", &operands, &[], &attributes)
+    }
+
     /// `tgpu.fence_async`.
     fn fence_async(&self) -> Op<'c> {
         self.builder().op("tgpu.fence_async", &[], &[], &[])
@@ -231,15 +245,12 @@ pub trait GpuBuilder<'c> {
         (view, index): (Val<'c>, &[Val<'c>]),
         (smem, slot): (Val<'c>, Val<'c>),
         (tile_shape, box_shape): (&[usize], &[usize]),
-        map: usize,
+        (map, groups): (usize, usize),
     ) -> Op<'c> {
         let b = self.builder();
         let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, slot]).copied().collect();
-        let attributes = [
-            ("tile_shape", sizes_attr(b, tile_shape)),
-            ("box_shape", sizes_attr(b, box_shape)),
-            ("map", b.int(map as i64)),
-        ];
+        let mut attributes = box_attributes(b, (tile_shape, box_shape), map);
+        attributes.push(("groups", b.int(groups as i64)));
         b.op("tgpu.bulk_store", &operands, &[], &attributes)
     }
 
@@ -287,11 +298,7 @@ pub trait GpuBuilder<'c> {
     ) -> Op<'c> {
         let b = self.builder();
         let operands: Vec<_> = [view].iter().chain(index).chain(&[smem, barriers, slot]).copied().collect();
-        let mut attributes = vec![
-            ("tile_shape", sizes_attr(b, tile_shape)),
-            ("box_shape", sizes_attr(b, box_shape)),
-            ("map", b.int(map as i64)),
-        ];
+        let mut attributes = box_attributes(b, (tile_shape, box_shape), map);
         if rounds {
             attributes.push(("rounds", BoolAttribute::new(b.context(), true).into()));
         }
@@ -447,6 +454,19 @@ fn product_parts<'c>(
         (split_name, sizes_attr(b, &split)),
     ];
     ([lhs, rhs].iter().chain(others).chain(&slots).copied().collect(), attributes)
+}
+
+/// A block, the boxes that it is taken in, and the number of the map that they are boxes of.
+fn box_attributes<'c>(
+    b: &Builder<'c>,
+    (tile_shape, box_shape): (&[usize], &[usize]),
+    map: usize,
+) -> Attributes<'c> {
+    vec![
+        ("tile_shape", sizes_attr(b, tile_shape)),
+        ("box_shape", sizes_attr(b, box_shape)),
+        ("map", b.int(map as i64)),
+    ]
 }
 
 /// Sizes as a dense array attribute.

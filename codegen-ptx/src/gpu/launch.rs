@@ -5,7 +5,7 @@ use super::dialect::{Smem, layout_of};
 use super::ops::GpuOp;
 use serde::{Deserialize, Serialize};
 use tile_ir::Module;
-use tile_ir::types::{args_of, int_attr, nested_ops, type_of, view_of};
+use tile_ir::types::{Op, Val, args_of, int_attr, nested_ops, type_of, view_of};
 
 /// Attribute of a function whose CTAs walk over the programs of a grid, the extents of which are its last arguments.
 pub(crate) const PERSISTENT: &str = "tgpu.persistent";
@@ -26,6 +26,22 @@ pub struct TensorMap {
     pub swizzle_bytes: usize,
     /// Elements, of f32, are rounded to tf32 on their way to shared memory.
     pub rounds: bool,
+}
+
+/// The tensor map that an operation goes through, with its number; `views` are the tensor arguments.
+pub(crate) fn tensor_map<'c>(views: &[Val<'c>], op: Op<'c>) -> Option<(usize, TensorMap)> {
+    let (view, smem, box_shape, map, rounds) = match GpuOp::of(op)? {
+        GpuOp::TmaCopy { view, smem, box_shape, map, rounds, .. } => {
+            (view, Some(smem), box_shape, map, rounds)
+        }
+        GpuOp::BulkStore { view, smem, box_shape, map, .. } => (view, Some(smem), box_shape, map, false),
+        GpuOp::Prefetch { view, box_shape, map, .. } => (view, None, box_shape, map, false),
+        _ => return None,
+    };
+    let swizzle_bytes =
+        smem.and_then(|smem| Smem::of(type_of(smem))).map_or(0, |smem| smem.layout.span_bytes);
+    let tensor = views.iter().position(|v| *v == view)?;
+    Some((map, TensorMap { tensor, box_shape, swizzle_bytes, rounds }))
 }
 
 /// What a launch needs beside arguments and shared memory.
@@ -64,19 +80,7 @@ impl LaunchNeeds {
                     let registers = layout_of(type_of(tile)).map_or(0, |layout| layout.num_registers());
                     needs.part_bytes = Some(registers * warps * 32 * 4);
                 }
-                Some(
-                    ref copy @ (GpuOp::TmaCopy { view, smem, ref box_shape, map, .. }
-                    | GpuOp::BulkStore { view, smem, ref box_shape, map, .. }),
-                ) => {
-                    let rounds = matches!(copy, GpuOp::TmaCopy { rounds: true, .. });
-                    let tensor = views.iter().position(|v| *v == view);
-                    if let Some((tensor, smem)) = tensor.zip(Smem::of(type_of(smem))) {
-                        let swizzle_bytes = smem.layout.span_bytes;
-                        let box_shape = box_shape.clone();
-                        maps.push((map, TensorMap { tensor, box_shape, swizzle_bytes, rounds }));
-                    }
-                }
-                _ => {}
+                _ => maps.extend(tensor_map(&views, op)),
             }
         }
         needs.part_bytes = needs.part_bytes.map(|bytes| parts * bytes);

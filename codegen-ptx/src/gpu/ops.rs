@@ -117,6 +117,16 @@ pub enum GpuOp<'c> {
         tiles: Vec<Val<'c>>,
         pending: usize,
     },
+    /// Starts to bring a box into L2, the first element of which is that of a block.
+    Prefetch {
+        view: Val<'c>,
+        index: Vec<Val<'c>>,
+        tile_shape: Vec<usize>,
+        box_shape: Vec<usize>,
+        map: usize,
+        /// All threads come by, and one of the copying warps starts it.
+        by_all: bool,
+    },
     FenceAsync,
     OpenTurns,
     TakeTurn,
@@ -130,6 +140,8 @@ pub enum GpuOp<'c> {
         tile_shape: Vec<usize>,
         box_shape: Vec<usize>,
         map: usize,
+        /// Warpgroups each of which stores a part; 1 where one thread stores all.
+        groups: usize,
     },
     BulkWait {
         smem: Val<'c>,
@@ -325,6 +337,12 @@ impl<'c> GpuOp<'c> {
                 }
             }
             "wgmma_wait" => GpuOp::WgmmaWait { tiles: operands, pending: size("pending")? },
+            "prefetch" => {
+                let (view, index) = block(0)?;
+                let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
+                let by_all = bool_attr(op, "by_all")?;
+                GpuOp::Prefetch { view, index, tile_shape, box_shape, map, by_all }
+            }
             "fence_async" => GpuOp::FenceAsync,
             "open_turns" => GpuOp::OpenTurns,
             "take_turn" => GpuOp::TakeTurn,
@@ -334,7 +352,8 @@ impl<'c> GpuOp<'c> {
                 let (view, index) = block(2)?;
                 let &[smem, slot] = operands.get(index.len() + 1..)? else { return None };
                 let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
-                GpuOp::BulkStore { view, index, smem, slot, tile_shape, box_shape, map }
+                let groups = size("groups")?;
+                GpuOp::BulkStore { view, index, smem, slot, tile_shape, box_shape, map, groups }
             }
             "bulk_wait" => GpuOp::BulkWait { smem: at(0)?, read: bool_attr(op, "read")? },
             "mbarriers" => GpuOp::Mbarriers { offset: size("offset"), arrivals: size("arrivals")? },

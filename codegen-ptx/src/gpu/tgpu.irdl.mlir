@@ -185,6 +185,20 @@ irdl.dialect @tgpu {
     irdl.results(results: variadic %tile)
   }
 
+  // Starts to bring a box of a view into L2, by the kernel's tensor map number `map`: the one whose first element is that
+  // of a block of `tile_shape`. It is for the copying thread alone, or with `by_all` one of its warps starts it where all
+  // threads come by.
+  irdl.operation @prefetch {
+    %view = irdl.any
+    %index = irdl.is index
+    %shape = irdl.base "#builtin.dense_array"
+    %box = irdl.base "#builtin.dense_array"
+    %int = irdl.base "#builtin.integer"
+    %flag = irdl.base "#builtin.integer"
+    irdl.operands(view: %view, index: variadic %index)
+    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int, "by_all" = %flag}
+  }
+
   // What this thread has written to shared memory is seen by `wgmma` and bulk stores that follow the next barrier.
   irdl.operation @fence_async {}
 
@@ -201,8 +215,9 @@ irdl.dialect @tgpu {
   irdl.operation @close_turns {}
 
   // Starts copying a slot to a block of a view, in boxes of `box_shape` by the kernel's tensor map number `map`; what
-  // leaves the view is dropped. One thread makes all bulk stores of a CTA, each a group of its own. Where the boxes have
-  // fewer rows than the tile, each warpgroup stores its part of the rows, and one thread of it makes all of these.
+  // leaves the view is dropped. One thread makes all bulk stores of a CTA, each a group of its own. With more than one of
+  // `groups`, each warpgroup stores its part, and one thread of it makes all of these: so many rows as a box has where
+  // that are fewer than the tile's, and else its share of the boxes, which lie side by side.
   irdl.operation @bulk_store {
     %view = irdl.any
     %index = irdl.is index
@@ -211,8 +226,9 @@ irdl.dialect @tgpu {
     %shape = irdl.base "#builtin.dense_array"
     %box = irdl.base "#builtin.dense_array"
     %int = irdl.base "#builtin.integer"
+    %count = irdl.base "#builtin.integer"
     irdl.operands(view: %view, index: variadic %index, smem: %smem, slot: %slot)
-    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int}
+    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int, "groups" = %count}
   }
 
   // Waits until every bulk store of this thread has read its slot and, unless `read` alone is asked for, written it.

@@ -203,8 +203,8 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                 let rows = tile_shape.iter().product::<usize>() / cols;
                 let part = match gpu_op {
                     GpuOp::TmaCopy { cluster: true, .. } => part_of(tile_shape, num_ctas),
-                    GpuOp::BulkStore { .. } if parts_of(tile_shape, box_shape) > 1 => {
-                        part_of(tile_shape, parts_of(tile_shape, box_shape))
+                    GpuOp::BulkStore { groups, .. } if parts_of(tile_shape, box_shape) > 1 => {
+                        part_of(tile_shape, groups)
                     }
                     _ => Some(tile_shape.clone()),
                 };
@@ -215,11 +215,22 @@ fn check(op: Op, num_ctas: usize) -> Result<(), Rule> {
                     }
                     _ => false,
                 };
+                let shared = match gpu_op {
+                    GpuOp::BulkStore { groups, .. } if part == *tile_shape => {
+                        box_shape.last().is_some_and(|inner| (cols / inner).is_multiple_of(groups))
+                    }
+                    _ => true,
+                };
                 let fit = boxes
+                    && shared
                     && (smem.layout.rows, smem.cols()) == (rows, cols)
                     && view_of(type_of(view))
                         .is_some_and(|v| v.dtype == smem.dtype && v.rank == tile_shape.len());
                 types(fit, "view, boxes and shared memory")
+            }
+            GpuOp::Prefetch { view, ref tile_shape, ref box_shape, .. } => {
+                let rank = view_of(type_of(view)).map(|v| v.rank);
+                types([tile_shape.len(), box_shape.len()].map(Some) == [rank; 2], "view and boxes")
             }
             GpuOp::LocalStore { tile, smem, .. } => {
                 let fit = matrix(smem, false).is_some_and(|m| m[..] == shape(tile)[..])

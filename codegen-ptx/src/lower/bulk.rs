@@ -7,7 +7,7 @@ use super::{Lowering, internal};
 use crate::error::LowerError;
 use crate::gpu::cluster::cut_dim;
 use crate::gpu::dialect::Smem;
-use tile_ir::types::{Op, Val, blocks_of, results_of, type_of};
+use tile_ir::types::{Op, Val, blocks_of, results_of, type_of, view_of};
 
 /// Bytes of an mbarrier.
 const MBARRIER_BYTES: i64 = 8;
@@ -186,7 +186,8 @@ impl<'c> Lowering<'c> {
         let barrier = self.mbarrier(op, barriers, slot)?;
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
         let rank = tile_shape.len();
-        let part = cluster.then(|| self.e.in_prologue(|e| e.special_register("cluster.ctarank")));
+        let part =
+            cluster.then(|| (self.e.in_prologue(|e| e.special_register("cluster.ctarank")), self.num_ctas));
         let (multicast, mask) = match cluster {
             true => (".multicast::cluster", format!(", {}", (1 << self.num_ctas) - 1)),
             false => ("", String::new()),
@@ -209,6 +210,58 @@ impl<'c> Lowering<'c> {
         Ok(())
     }
 
+    /// Starts to bring a box into L2 (PTX ISA, `cp.async.bulk.prefetch.tensor`). Its rows start at a multiple of 16 bytes,
+    /// the next one down: an H200 takes the instruction for an illegal one where they do not.
+    pub(super) fn lower_prefetch(
+        &mut self,
+        op: Op<'c>,
+        (view, index): (Val<'c>, &[Val<'c>]),
+        tile_shape: &[usize],
+        (map, by_all): (usize, bool),
+    ) -> Result<(), LowerError> {
+        let elems = view_of(type_of(view)).map_or(1, |view| 16 * 8 / view.dtype.bits() as usize);
+        let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
+        let rank = tile_shape.len();
+        let mut at = self.corner(op, index, tile_shape, 1)?;
+        at.reverse();
+        if tile_shape.last().is_none_or(|size| !size.is_multiple_of(elems)) {
+            at[0] = self.e.and_const(at[0], -(elems as i64));
+        }
+        let list: Vec<String> = (1..=rank).map(|i| format!("${i}")).collect();
+        let mut text =
+            format!("cp.async.bulk.prefetch.tensor.{rank}d.L2.global.tile [$0, {{{}}}];", list.join(", "));
+        let mut constraints = format!("l,{}", vec!["r"; rank].join(","));
+        let mut operands: Vec<Val> = [map].into_iter().chain(at).collect();
+        if by_all {
+            let warps = self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))?;
+            let (thread, first) = (self.e.special_register("tid.x"), self.e.i32((warps * 32) as i64));
+            operands.push(self.e.icmp(Cmp::Eq, thread, first));
+            text = format!("@${} {text}", rank + 1);
+            constraints += ",b";
+        }
+        self.e.asm(&text, &constraints, &operands, &[]);
+        Ok(())
+    }
+
+    /// The place of a block's first element, outermost dimension first, in elements of a map that counts `per_byte` of
+    /// the innermost as one.
+    fn corner(
+        &mut self,
+        op: Op,
+        index: &[Val<'c>],
+        tile_shape: &[usize],
+        per_byte: usize,
+    ) -> Result<Vec<Val<'c>>, LowerError> {
+        let mut corner = Vec::new();
+        for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
+            let index = self.scalar(op, index)?;
+            let size = if dim + 1 == tile_shape.len() { size / per_byte } else { size };
+            let size = self.e.i32(size as i64);
+            corner.push(self.e.mul(index, size));
+        }
+        Ok(corner)
+    }
+
     /// The boxes of a block: where each lies in shared memory, and its first element's coordinates, innermost first. Of
     /// a block that is cut into parts, those of one.
     pub(super) fn boxes(
@@ -217,37 +270,37 @@ impl<'c> Lowering<'c> {
         index: &[Val<'c>],
         (shared, base): (&Shared<'c>, Val<'c>),
         (tile_shape, box_shape): (&[usize], &[usize]),
-        part: Option<Val<'c>>,
+        part: Option<(Val<'c>, usize)>,
     ) -> Result<Vec<(Val<'c>, Vec<Val<'c>>)>, LowerError> {
-        let (mut base, mut corner) = (base, Vec::new());
-        for (dim, (&index, &size)) in index.iter().zip(tile_shape).enumerate() {
-            let index = self.scalar(op, index)?;
-            // The map counts bytes of 4-bit elements.
-            let size = if dim + 1 == tile_shape.len() { size / shared.per_byte } else { size };
-            let size = self.e.i32(size as i64);
-            corner.push(self.e.mul(index, size));
-        }
-        if let Some((part, dim)) = part.zip(cut_dim(tile_shape)) {
-            let panel_bytes = shared.layout.panel_bytes() * box_shape[dim] / tile_shape[dim];
-            let e = &mut self.e;
-            let [rows, bytes] = [box_shape[dim], panel_bytes].map(|size| e.i32(size as i64));
-            let (rows, bytes) = (e.mul(part, rows), e.mul(part, bytes));
-            corner[dim] = e.add(corner[dim], rows);
-            base = e.add(base, bytes);
-        }
-        corner.reverse();
+        let (mut base, mut corner) = (base, self.corner(op, index, tile_shape, shared.per_byte)?);
         let Some(&inner) = box_shape.last() else {
             return Err(internal(op, "a tile without dimensions"));
         };
-        let e = &mut self.e;
+        let (e, panel_bytes) = (&mut self.e, shared.layout.panel_bytes());
+        let mut panels = shared.layout.cols / inner;
+        if let Some((part, parts)) = part {
+            let rows = cut_dim(tile_shape).filter(|dim| box_shape[*dim] < tile_shape[*dim]);
+            let (dim, step, bytes) = match rows {
+                Some(dim) => (dim, box_shape[dim], panel_bytes * box_shape[dim] / tile_shape[dim]),
+                None => {
+                    panels /= parts;
+                    (tile_shape.len() - 1, panels * inner, panels * panel_bytes)
+                }
+            };
+            let [step, bytes] = [step, bytes].map(|size| e.i32(size as i64));
+            let (step, bytes) = (e.mul(part, step), e.mul(part, bytes));
+            corner[dim] = e.add(corner[dim], step);
+            base = e.add(base, bytes);
+        }
+        corner.reverse();
         let mut panel = |panel: usize| {
-            let offset = e.i32((panel * shared.layout.panel_bytes()) as i64);
+            let offset = e.i32((panel * panel_bytes) as i64);
             let distance = e.i32((panel * inner) as i64);
             let mut at = corner.clone();
             let address = e.add(base, offset);
             at[0] = e.add(at[0], distance);
             (address, at)
         };
-        Ok((0..shared.layout.cols / inner).map(&mut panel).collect())
+        Ok((0..panels).map(&mut panel).collect())
     }
 }

@@ -4,7 +4,6 @@ use super::Lowering;
 use super::emitter::Cmp;
 use super::internal;
 use crate::error::LowerError;
-use crate::gpu::cluster::parts_of;
 use crate::layout::wgmma;
 use tile_ir::types::{Op, Val};
 
@@ -17,11 +16,11 @@ impl<'c> Lowering<'c> {
         index: &[Val<'c>],
         (smem, slot): (Val<'c>, Val<'c>),
         (tile_shape, box_shape): (&[usize], &[usize]),
-        map: usize,
+        (map, groups): (usize, usize),
     ) -> Result<(), LowerError> {
         let shared = self.shared(op, smem)?;
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
-        let part = (parts_of(tile_shape, box_shape) > 1).then(|| self.warpgroup());
+        let part = (groups > 1).then(|| (self.warpgroup(), groups));
         let (mut warp, zero) = (self.e.uniform_warp(), self.e.i32(0));
         if part.is_some() {
             warp = self.e.and_const(warp, wgmma::WARPS as i64 - 1);

@@ -475,8 +475,9 @@ impl<'c> Lowering<'c> {
                 self.lower_close_turns();
                 Ok(())
             }
-            GpuOp::BulkStore { index, smem, slot, tile_shape, box_shape, map, .. } => {
-                self.lower_bulk_store(op, &index, (smem, slot), (&tile_shape, &box_shape), map)
+            GpuOp::BulkStore { index, smem, slot, tile_shape, box_shape, map, groups, .. } => {
+                let shapes = (&tile_shape[..], &box_shape[..]);
+                self.lower_bulk_store(op, &index, (smem, slot), shapes, (map, groups))
             }
             GpuOp::BulkWait { read, .. } => {
                 self.lower_bulk_wait(read);
@@ -497,6 +498,9 @@ impl<'c> Lowering<'c> {
             } => {
                 let shapes = (&tile_shape[..], &box_shape[..]);
                 self.lower_tma_copy(op, (view, &index), [smem, barriers, slot], shapes, (map, cluster))
+            }
+            GpuOp::Prefetch { view, index, tile_shape, map, by_all, .. } => {
+                self.lower_prefetch(op, (view, &index), &tile_shape, (map, by_all))
             }
             GpuOp::MbarrierWait { barriers, slot, parity } => {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])

@@ -17,6 +17,7 @@ pub(super) static TARGET: Target = Target {
         Pass::AssignLayouts,
         Pass::JoinParts,
         Pass::DeferSums,
+        Pass::HoistLoads,
         Pass::PipelineLoads,
         Pass::SkipOnes,
         Pass::SkipMaxima,

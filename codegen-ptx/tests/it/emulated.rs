@@ -278,7 +278,8 @@ const NARROW: [&str; 5] = ["widened_rhs", "fp8_matmul", "narrow_weights", "scale
 const ATTENTION: [&str; 1] = ["fmha"];
 const CONTROL: [&str; 3] = ["powers", "branching", "paged"];
 const KEPT: [&str; 1] = ["power_sums"];
-const OTHERS: [&str; 7] = ["softmax", "column_means", "add", "swap_axes", "embed", "spread", "newton"];
+const OTHERS: [&str; 8] =
+    ["softmax", "column_means", "add", "scaled_whole", "swap_axes", "embed", "spread", "newton"];
 
 #[test]
 fn every_kernel_of_the_zoo_is_emulated() {

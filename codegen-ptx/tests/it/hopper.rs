@@ -423,6 +423,41 @@ fn blocks_are_stored_out_of_shared_memory() {
     }
 }
 
+/// Each warpgroup stores what it holds: rows of a product, or columns of a transposed one, which are boxes of their own.
+#[test]
+fn warpgroups_store_their_own_parts() {
+    let context = dialect::context(&[]);
+    let transposed = MATMUL
+        .replace(
+            "%r = arith.truncf %acc",
+            "%t = \"tile.transpose\"(%acc) {perm = array<i64: 1, 0>} : (tensor<128x128xf32>) -> tensor<128x128xf32>
+            %r = arith.truncf %t",
+        )
+        .replace("(%out, %m, %n, %r)", "(%out, %n, %m, %r)");
+    assert_ne!(transposed, MATMUL);
+    for (kernel, num_warps, expected) in [
+        (MATMUL, 4, (vec![128, 64], 1)),
+        (MATMUL, 8, (vec![64, 64], 2)),
+        (&transposed, 4, (vec![128, 64], 1)),
+        (&transposed, 8, (vec![128, 64], 2)),
+    ] {
+        let (module, remarks) = lower(&parse(&context, kernel), |cx| cx.num_warps = num_warps);
+        let stores = nested_ops(module.function()).into_iter().filter_map(|op| match GpuOp::of(op)? {
+            GpuOp::BulkStore { box_shape, groups, .. } => Some((box_shape, groups)),
+            _ => None,
+        });
+        assert_eq!(stores.collect::<Vec<_>>(), std::slice::from_ref(&expected), "{remarks:#?}");
+        if expected.1 == 2 {
+            assert!(remarks.iter().any(|r| r.contains("by each warpgroup")), "{remarks:#?}");
+            let text = module.to_text();
+            let of = |text: &str| errors(&context, text);
+            assert_eq!(of(&repeated(&text, "tgpu.group_barrier", 0)), [ProtocolError::StoreTooEarly]);
+            // Four warpgroups would hold other parts.
+            assert_eq!(of(&text.replace("groups = 2", "groups = 1")), [ProtocolError::StoreTooEarly]);
+        }
+    }
+}
+
 #[test]
 fn stores_in_loops_wait_for_the_one_before() {
     let context = dialect::context(&[]);

@@ -5,6 +5,7 @@ mod compile;
 mod emulated;
 mod hopper;
 mod idle;
+mod loads;
 mod lowering;
 mod narrow;
 mod passes;

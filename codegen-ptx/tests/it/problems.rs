@@ -283,6 +283,7 @@ impl Problem {
             "power_sums" => power_sums(draw, dtype),
             "column_means" => column_means(draw, dtype),
             "add" => add(draw, dtype),
+            "scaled_whole" => scaled_whole(draw),
             "swap_axes" => swap_axes(draw, dtype),
             "embed" => embed(draw, dtype),
             "spread" => spread(draw, dtype),
@@ -474,6 +475,15 @@ fn add(draw: &mut Draw, dtype: DType) -> Shape {
     draw.input(dtype, &[n], Draw::number);
     draw.input(DType::F32, &[n], Draw::number);
     draw.output(dtype, &[n]);
+    shape([("N", tile)], [n.div_ceil(tile), 1, 1], Tolerance::Exact)
+}
+
+fn scaled_whole(draw: &mut Draw) -> Shape {
+    let tile = draw.pick(&LENGTHS);
+    let n = draw.row(tile, 3, 32);
+    draw.input(DType::F32, &[n], Draw::number);
+    draw.input(DType::F32, &[1], Draw::number);
+    draw.output(DType::F32, &[n]);
     shape([("N", tile)], [n.div_ceil(tile), 1, 1], Tolerance::Exact)
 }
 

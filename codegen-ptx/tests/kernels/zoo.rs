@@ -300,6 +300,13 @@ fn narrow_weights<T: Float, const M: usize, const N: usize, const K: usize>(
     out.store([m, n], acc.t());
 }
 
+// A scale of a whole tensor.
+#[tile_kernel]
+fn scaled_whole<const N: usize>(x: Tensor<f32, 1>, scale: Tensor<f32, 1>, out: TensorMut<f32, 1>) {
+    let n = program_id(0);
+    out.store([n], x.load([n], [N]) * scale.load([0], [1]).broadcast_to([N]));
+}
+
 // Both operands of 4 bits.
 #[tile_kernel]
 fn scaled_product<const M: usize, const N: usize, const K: usize>(

@@ -172,6 +172,19 @@ impl Cta {
         Ok(())
     }
 
+    /// `cp.async.bulk.prefetch.tensor`: nothing can tell what it has brought into L2. Rows of the block start at
+    /// multiples of 16 bytes: on an H200 others are an illegal instruction.
+    pub(super) fn bulk_prefetch(
+        &self,
+        w: usize,
+        inst: &Inst,
+        mask: u32,
+        at: &Launched<'_>,
+    ) -> Result<(), Wrong> {
+        let (map, coordinates) = self.block(w, &inst.args[0], one_lane(mask)?, at)?;
+        aligned(at.params.map(map)?.row_start(&coordinates), 16)
+    }
+
     /// `cp.async.bulk.wait_group`: does all but the last `pending` groups of bulk stores.
     pub(super) fn finish_bulk_stores(
         &mut self,

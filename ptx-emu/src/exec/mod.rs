@@ -176,6 +176,7 @@ impl Cta {
                 warp.knows.join(&self.met);
             }
             Op::BulkStore => self.start_bulk_store(w, inst, mask, at)?,
+            Op::BulkPrefetch => self.bulk_prefetch(w, inst, mask, at)?,
             Op::BulkCommit => self.warps[w].stores.commit(),
             Op::BulkWait { .. } => self.finish_bulk_stores(w, immediate(&inst.args[0])?, at, memory)?,
             Op::WgmmaFence => self.warps[w].fence(),
@@ -652,7 +653,7 @@ fn shuffle(warp: &mut Warp, inst: &Inst, kind: Shuffle, at: &Launched<'_>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use crate::{Fault, Launch, Memory, Module, Param, Wrong};
+    use crate::{Fault, Launch, Memory, Module, Param, TensorMap, Wrong};
 
     /// Each thread has 16 bytes, which it reads, and writes 512 bytes on.
     const KERNEL: &str = "
@@ -729,5 +730,33 @@ mod tests {
                 assert_eq!(fault.unwrap_err().what, Wrong::Policy { found }, "{body} {instead}");
             }
         }
+    }
+
+    #[test]
+    fn rows_of_a_box_to_prefetch_start_at_16_bytes() {
+        let text = "
+.version 8.0
+.target sm_90a
+.address_size 64
+.visible .entry k(.param .align 64 .b8 k_param_0[128], .param .b32 k_param_1) {
+  .reg .b32 %r<3>; .reg .b64 %rd<3>; .reg .pred %p<2>;
+  mov.b64 %rd1, k_param_0;
+  cvta.param.u64 %rd2, %rd1;
+  ld.param.b32 %r2, [k_param_1];
+  mov.u32 %r1, %tid.x;
+  setp.eq.b32 %p1, %r1, 0;
+  @%p1 cp.async.bulk.prefetch.tensor.2d.L2.global.tile [%rd2, {%r2, %r1}];
+  ret;
+}";
+        let module = Module::parse(text).unwrap_or_else(|e| panic!("{e}"));
+        let run = |column| {
+            let map = TensorMap::of_tensor(0x1000, 16, (&[8, 64], &[64, 1]), &[8, 32], 0).unwrap();
+            let params = [Param::Map(map), Param::Word(column)];
+            module.entry("k").unwrap().run(&Launch::new([1, 1, 1], 32), &params, &mut Memory::new())
+        };
+        run(0).unwrap();
+        run(24).unwrap();
+        let fault = run(4).unwrap_err();
+        assert_eq!(fault.what, Wrong::Misaligned { address: 8, align: 16 });
     }
 }

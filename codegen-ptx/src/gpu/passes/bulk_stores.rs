@@ -2,8 +2,8 @@
 //!
 //! Input: a gpu-level module. Output: the same, where a block that would change its layout through shared memory only
 //! to be stored in wide rows is written once to a staging buffer, from which one thread starts bulk copies to the
-//! tensor: write, fence, barrier, bulk store. Where each warpgroup holds rows of its own, it stores them on its own, so
-//! that one may go on while another still computes. Invariant: nothing writes the buffer until the store before has
+//! tensor: write, fence, barrier, bulk store. Where each warpgroup holds rows or columns of its own, it stores them on its
+//! own, so that one may go on while another still computes. Invariant: nothing writes the buffer until the store before has
 //! read it. In a loop, the threads wait for that and meet in front of the write; at the kernel's end they wait for the
 //! last.
 //!
@@ -16,7 +16,7 @@ use crate::gpu::dialect::{Smem, layout_of};
 use crate::gpu::facts::never_negative;
 use crate::gpu::launch::{LaunchNeeds, TensorMap};
 use crate::gpu::ops::{GpuBuilder, GpuOp};
-use crate::gpu::staging::parts_of_warpgroups;
+use crate::gpu::staging::Share;
 use crate::layout::{Conversion, conversion};
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
@@ -40,7 +40,7 @@ struct Staged<'c> {
     smem: Smem,
     map: TensorMap,
     /// Warpgroups that store a part each; 1 where all store together.
-    parts: usize,
+    groups: usize,
 }
 
 /// Runs the pass.
@@ -59,7 +59,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         };
         match planned {
             Ok(staged) => {
-                let by = if staged.parts > 1 { " by each warpgroup" } else { "" };
+                let by = if staged.groups > 1 { " by each warpgroup" } else { "" };
                 let message = format!("a block is stored by bulk copies of {:?}{by}", staged.map.box_shape);
                 cx.remark(PASS, place, message);
                 chosen = Some(staged);
@@ -97,12 +97,16 @@ fn plan<'c>(
     let mut map = map_of(module, cx, view, (&smem, &tile_shape, false), "it goes to a part of a tensor")?;
     let source = before_conversion(tile).ok_or("it needs no way through shared memory")?;
     let matrix = layout_of(type_of(source)).map(|layout| layout.reshape(&[smem.layout.rows, cols]));
-    let mut parts = matrix.as_ref().map_or(1, parts_of_warpgroups);
-    match part_box(&smem, &tile_shape, &map.box_shape, parts) {
-        Ok(part) => map.box_shape = part,
-        Err(_) => parts = 1,
+    let mut groups = 1;
+    if let Some(share) = matrix.as_ref().and_then(Share::of_warpgroups) {
+        let boxes = smem.layout.cols / map.box_shape.last().copied().unwrap_or(1);
+        match part_box(&smem, &tile_shape, &map.box_shape, share.groups) {
+            Ok(part) if share.of_rows => (groups, map.box_shape) = (share.groups, part),
+            _ if !share.of_rows && boxes.is_multiple_of(share.groups) => groups = share.groups,
+            _ => {}
+        }
     }
-    Ok(Staged { store, view, index, tile: source, tile_shape, smem, map, parts })
+    Ok(Staged { store, view, index, tile: source, tile_shape, smem, map, groups })
 }
 
 /// A tile before a change of layout through shared memory; none where there is no such change.
@@ -120,7 +124,7 @@ fn before_conversion(tile: Val) -> Option<Val> {
 
 /// Puts the staging buffer and the bulk store in the store's place, and the waits where they belong.
 fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
-    let Staged { store, view, index, tile, tile_shape, smem, map, parts } = staged;
+    let Staged { store, view, index, tile, tile_shape, smem, map, groups } = staged;
     let context = module.context();
     let number = LaunchNeeds::of(module).tensor_maps.len();
     let mut inside_loop = false;
@@ -140,7 +144,7 @@ fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
         Some(shape) if shape == matrix => tile,
         _ => b.reshape_tile(tile, &matrix),
     };
-    let meet = |b: &Builder<'c>| if parts > 1 { b.group_barrier() } else { b.barrier() };
+    let meet = |b: &Builder<'c>| if groups > 1 { b.group_barrier() } else { b.barrier() };
     if inside_loop {
         b.bulk_wait(buffer, false);
         meet(&b);
@@ -149,7 +153,7 @@ fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
     b.local_store(matrix, buffer, slot);
     b.fence_async();
     meet(&b);
-    b.bulk_store((view, &index), (buffer, slot), (&tile_shape, &map.box_shape), number);
+    b.bulk_store((view, &index), (buffer, slot), (&tile_shape, &map.box_shape), (number, groups));
     let end = ops_of(module.entry()).last().expect("a function has a terminator");
     Builder::before(context, end).bulk_wait(buffer, true);
 

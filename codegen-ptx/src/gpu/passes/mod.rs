@@ -8,6 +8,8 @@ mod copies;
 mod decompose_scaled;
 mod defer_sums;
 mod fence_operands;
+mod fetch_ahead;
+mod hoist_loads;
 mod join_parts;
 mod multicast_copies;
 mod overlap_products;
@@ -55,6 +57,8 @@ pub enum Pass {
     JoinParts,
     /// Sums that lanes share are added up behind loops.
     DeferSums,
+    /// Loads that are the same in every iteration are made in front of the loop.
+    HoistLoads,
     /// Copies of loops are made by a warp of their own, as bulk copies into rings.
     WarpSpecialize,
     /// Warpgroups whose rows lie outside of the tensor that a loop's results go to skip its products.
@@ -83,7 +87,7 @@ pub enum Pass {
 
 impl Pass {
     /// The passes from the tile dialect to what `lower` takes, in order.
-    pub const ALL: [Pass; 19] = [
+    pub const ALL: [Pass; 20] = [
         Pass::StreamLoads,
         Pass::SplitMasks,
         Pass::DecomposeScaled,
@@ -91,6 +95,7 @@ impl Pass {
         Pass::AssignLayouts,
         Pass::JoinParts,
         Pass::DeferSums,
+        Pass::HoistLoads,
         Pass::WarpSpecialize,
         Pass::SkipIdle,
         Pass::StartAhead,
@@ -115,6 +120,7 @@ impl Pass {
             Pass::AssignLayouts => "assign-layouts",
             Pass::JoinParts => "join-parts",
             Pass::DeferSums => "defer-sums",
+            Pass::HoistLoads => "hoist-loads",
             Pass::PipelineLoads => "pipeline-loads",
             Pass::WarpSpecialize => "warp-specialize",
             Pass::SkipIdle => "skip-idle",
@@ -137,6 +143,7 @@ impl Pass {
             Pass::DecomposeScaled => "no product has scales",
             Pass::JoinParts => "no sum is split over CTAs",
             Pass::DeferSums => "no loop adds up sums of rows",
+            Pass::HoistLoads => "no loop loads the same small block again",
             Pass::WarpSpecialize | Pass::PipelineLoads => "no loop waits for copies",
             Pass::StartAhead => "no loop holds two products of wgmma",
             Pass::SkipIdle | Pass::OverlapProducts => "no loop holds a product of wgmma",
@@ -160,6 +167,7 @@ impl Pass {
             Pass::AssignLayouts => assign_layouts::run(&module, cx),
             Pass::JoinParts => Ok(join_parts::run(module, cx)),
             Pass::DeferSums => Ok(defer_sums::run(module, cx)),
+            Pass::HoistLoads => Ok(hoist_loads::run(module, cx)),
             Pass::PipelineLoads => pipeline_loads::run(module, cx),
             Pass::WarpSpecialize => warp_specialize::run(module, cx),
             Pass::SkipIdle => skip_idle::run(module, cx),

@@ -17,7 +17,7 @@ use super::{Pass, PassContext, PassError};
 use crate::gpu::cluster::{NUM_CTAS, are_same, copying_branch, loops_are_same};
 use crate::gpu::dialect::Smem;
 use crate::gpu::facts::argument_of;
-use crate::gpu::launch::TensorMap;
+use crate::gpu::launch::{TensorMap, tensor_map};
 use crate::gpu::ops::{GpuBuilder, GpuOp, sizes_attr};
 use melior::ir::attribute::BoolAttribute;
 use melior::ir::operation::OperationLike;
@@ -177,11 +177,7 @@ fn number_maps<'c>(module: &Module<'c>, branch: Op<'c>) {
         args_of(module.entry()).into_iter().filter(|a| view_of(type_of(*a)).is_some()).collect();
     let mut maps: Vec<TensorMap> = Vec::new();
     for op in nested_ops(branch) {
-        let Some(GpuOp::TmaCopy { view, smem, box_shape, rounds, .. }) = GpuOp::of(op) else { continue };
-        let Some((tensor, smem)) = views.iter().position(|v| *v == view).zip(Smem::of(type_of(smem))) else {
-            continue;
-        };
-        let map = TensorMap { tensor, box_shape, swizzle_bytes: smem.layout.span_bytes, rounds };
+        let Some((_, map)) = tensor_map(&views, op) else { continue };
         let number = maps.iter().position(|known| *known == map).unwrap_or_else(|| {
             maps.push(map);
             maps.len() - 1

@@ -16,6 +16,7 @@
 //! be bulk copies.
 
 use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
+use super::fetch_ahead::{self, Fetched};
 use super::rewrite::{Renamed, address_of, carry_more, clone_op};
 use super::tensor_maps::map_of;
 use super::{Pass, PassContext, PassError};
@@ -61,6 +62,8 @@ struct Plan<'c> {
     /// The loops it is in, outermost first.
     nest: Vec<Op<'c>>,
     rings: Vec<Ring<'c>>,
+    /// What its loop loads otherwise, to be fetched ahead.
+    fetched: Vec<Fetched<'c>>,
     /// Slots of its rings.
     stages: usize,
     /// It is one copy in front of another plan's loop.
@@ -125,6 +128,10 @@ fn specialize<'c>(module: &Module<'c>, cx: &mut PassContext) -> Vec<Plan<'c>> {
                 if let Some(Plan { stages, .. }) = front.first() {
                     let slots = if *stages == 1 { "slot" } else { "slots" };
                     message += &format!("; and {} in front of the loop, of {stages} {slots}", front.len());
+                }
+                if !plan.fetched.is_empty() {
+                    message +=
+                        &format!("; {} loads of the loop are fetched into L2 ahead", plan.fetched.len());
                 }
                 cx.remark(PASS, place, message);
                 plans.extend(planned);
@@ -243,9 +250,19 @@ impl<'c> Planner<'_, 'c> {
         for op in &nest {
             self.close(operands_of(*op)[..3].to_vec(), &nest, &mut needed)?;
         }
+        let mut fetched = Vec::new();
+        for load in order {
+            let Some(mut plan) = fetch_ahead::plan(self.module, cx, op, load) else { continue };
+            let place = operands_of(load);
+            if self.written.contains(&root_view(place[0])) || self.close(place, &nest, &mut needed).is_err() {
+                continue;
+            }
+            plan.number = self.number(plan.map.clone());
+            fetched.push(plan);
+        }
         self.needed.extend(needed);
         self.taken.extend(&nest);
-        Ok(Plan { nest, rings, stages: cx.num_stages, is_in_front: false })
+        Ok(Plan { nest, rings, fetched, stages: cx.num_stages, is_in_front: false })
     }
 
     /// Plans the copies in front of a loop, in the blocks around it, whose addresses and maps allow it.
@@ -267,7 +284,8 @@ impl<'c> Planner<'_, 'c> {
                 let filled = Filled { copy, address: Vec::new(), number, map };
                 let ring = Ring { copies: vec![filled], full: None, empty: None };
                 let stages = if nest.is_empty() { 1 } else { cx.front_stages };
-                found.push(Plan { nest: nest.to_vec(), rings: vec![ring], stages, is_in_front: true });
+                let (nest, rings, fetched) = (nest.to_vec(), vec![ring], Vec::new());
+                found.push(Plan { nest, rings, fetched, stages, is_in_front: true });
             }
         }
         found
@@ -313,12 +331,16 @@ impl<'c> Planner<'_, 'c> {
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
         let block = (&smem, &tile_shape[..], rounds);
         let map = map_of(self.module, cx, view, block, "a copy is not from an argument")?;
+        Ok((self.number(map.clone()), map))
+    }
+
+    /// The number of a tensor map, a new one where it has none.
+    fn number(&mut self, map: TensorMap) -> usize {
         let known = self.maps.iter().position(|m| *m == map);
-        let number = known.unwrap_or_else(|| {
-            self.maps.push(map.clone());
+        known.unwrap_or_else(|| {
+            self.maps.push(map);
             self.maps.len() - 1
-        });
-        Ok((number, map))
+        })
     }
 }
 
@@ -360,6 +382,7 @@ pub(super) fn next<'c>(b: &Builder<'c>, [slot, parity]: Turn<'c>, stages: usize)
 fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize>, cx: &PassContext) {
     let first = ops_of(module.entry()).next().expect("a function has a terminator");
     let b = Builder::before(module.context(), first);
+    plans.iter().flat_map(|plan| &plan.fetched).for_each(|load| load.fetch_first(&b));
     let rings = plans.iter_mut().flat_map(|p| p.rings.iter_mut().map(|ring| (ring, p.stages)));
     for (ring, stages) in rings {
         ring.full = Some(b.mbarriers(stages, 1));
@@ -401,6 +424,10 @@ impl<'c> Producer<'_, 'c> {
         self.renamed.get(&address_of(value)).copied().unwrap_or(value)
     }
 
+    fn values(&self, values: &[Val<'c>]) -> Vec<Val<'c>> {
+        values.iter().map(|value| self.value(*value)).collect()
+    }
+
     /// What of a block's operations is needed, the copies in front of loops, and those loops; `turns` are each plan's.
     fn block(&mut self, b: &Builder<'c>, block: Blk<'c>, turns: &mut Vec<Turn<'c>>) {
         for op in ops_of(block) {
@@ -415,13 +442,22 @@ impl<'c> Producer<'_, 'c> {
     }
 
     fn nest(&mut self, b: &Builder<'c>, op: Op<'c>, turns: &mut Vec<Turn<'c>>) {
-        let bounds: Vec<Val> = operands_of(op)[..3].iter().map(|v| self.value(*v)).collect();
+        let bounds = self.values(&operands_of(op)[..3]);
         let body = blocks_of(op)[0];
+        let number = self.plans.iter().position(|p| !p.is_in_front && p.nest.last() == Some(&op));
+        let fetched = number.map_or(&[][..], |number| &self.plans[number].fetched);
+        self.renamed.insert(address_of(args_of(body)[0]), bounds[0]);
+        for load in fetched {
+            load.fetch(b, &self.values(&load.index));
+        }
         let flat: Vec<Val> = turns.concat();
         let loops = b.for_loop([bounds[0], bounds[1], bounds[2]], &flat, |b, variable, carried| {
             self.renamed.insert(address_of(args_of(body)[0]), variable);
             let mut turns: Vec<Turn> = carried.chunks(2).map(|pair| [pair[0], pair[1]]).collect();
-            match self.plans.iter().position(|p| !p.is_in_front && p.nest.last() == Some(&op)) {
+            for load in fetched {
+                load.fetch_next(b, [variable, bounds[0], bounds[1]], &self.values(&load.index));
+            }
+            match number {
                 Some(number) => turns[number] = self.fill(b, number, turns[number]),
                 None => self.block(b, body, &mut turns),
             }
@@ -448,7 +484,7 @@ impl<'c> Producer<'_, 'c> {
                 for op in &filled.address {
                     clone_op(b, *op, &mut self.renamed);
                 }
-                let index: Vec<Val> = index.iter().map(|i| self.value(*i)).collect();
+                let index = self.values(&index);
                 let Filled { number, map, .. } = filled;
                 let shapes = (&tile_shape[..], &map.box_shape[..]);
                 b.tma_copy((view, &index), [smem, full, slot], shapes, (*number, map.rounds));
