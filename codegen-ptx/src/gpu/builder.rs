@@ -205,13 +205,11 @@ pub trait GpuBuilder<'c> {
         &self,
         (view, index): (Val<'c>, &[Val<'c>]),
         (tile_shape, box_shape): (&[usize], &[usize]),
-        (map, by_all): (usize, bool),
+        map: usize,
     ) -> Op<'c> {
         let b = self.builder();
         let operands: Vec<_> = [view].iter().chain(index).copied().collect();
-        let mut attributes = box_attributes(b, (tile_shape, box_shape), map);
-        attributes.push(("by_all", BoolAttribute::new(b.context(), by_all).into()));
-        b.op("tgpu.prefetch", &operands, &[], &attributes)
+        b.op("tgpu.prefetch", &operands, &[], &box_attributes(b, (tile_shape, box_shape), map))
     }
 
     /// `tgpu.fence_async`.

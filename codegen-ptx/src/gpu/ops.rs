@@ -124,8 +124,6 @@ pub enum GpuOp<'c> {
         tile_shape: Vec<usize>,
         box_shape: Vec<usize>,
         map: usize,
-        /// All threads come by, and one of the copying warps starts it.
-        by_all: bool,
     },
     FenceAsync,
     OpenTurns,
@@ -340,8 +338,7 @@ impl<'c> GpuOp<'c> {
             "prefetch" => {
                 let (view, index) = block(0)?;
                 let (tile_shape, box_shape, map) = (sizes("tile_shape")?, sizes("box_shape")?, size("map")?);
-                let by_all = bool_attr(op, "by_all")?;
-                GpuOp::Prefetch { view, index, tile_shape, box_shape, map, by_all }
+                GpuOp::Prefetch { view, index, tile_shape, box_shape, map }
             }
             "fence_async" => GpuOp::FenceAsync,
             "open_turns" => GpuOp::OpenTurns,

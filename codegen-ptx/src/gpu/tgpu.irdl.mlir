@@ -186,17 +186,15 @@ irdl.dialect @tgpu {
   }
 
   // Starts to bring a box of a view into L2, by the kernel's tensor map number `map`: the one whose first element is that
-  // of a block of `tile_shape`. It is for the copying thread alone, or with `by_all` one of its warps starts it where all
-  // threads come by.
+  // of a block of `tile_shape`. It is for the copying thread alone.
   irdl.operation @prefetch {
     %view = irdl.any
     %index = irdl.is index
     %shape = irdl.base "#builtin.dense_array"
     %box = irdl.base "#builtin.dense_array"
     %int = irdl.base "#builtin.integer"
-    %flag = irdl.base "#builtin.integer"
     irdl.operands(view: %view, index: variadic %index)
-    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int, "by_all" = %flag}
+    irdl.attributes {"tile_shape" = %shape, "box_shape" = %box, "map" = %int}
   }
 
   // What this thread has written to shared memory is seen by `wgmma` and bulk stores that follow the next barrier.

@@ -217,7 +217,7 @@ impl<'c> Lowering<'c> {
         op: Op<'c>,
         (view, index): (Val<'c>, &[Val<'c>]),
         tile_shape: &[usize],
-        (map, by_all): (usize, bool),
+        map: usize,
     ) -> Result<(), LowerError> {
         let elems = view_of(type_of(view)).map_or(1, |view| 16 * 8 / view.dtype.bits() as usize);
         let map = *self.tensor_maps.get(map).ok_or_else(|| internal(op, "the kernel takes no such map"))?;
@@ -228,18 +228,10 @@ impl<'c> Lowering<'c> {
             at[0] = self.e.and_const(at[0], -(elems as i64));
         }
         let list: Vec<String> = (1..=rank).map(|i| format!("${i}")).collect();
-        let mut text =
+        let text =
             format!("cp.async.bulk.prefetch.tensor.{rank}d.L2.global.tile [$0, {{{}}}];", list.join(", "));
-        let mut constraints = format!("l,{}", vec!["r"; rank].join(","));
-        let mut operands: Vec<Val> = [map].into_iter().chain(at).collect();
-        if by_all {
-            let warps = self.num_warps.ok_or_else(|| internal(op, "the number of warps is not known"))?;
-            let (thread, first) = (self.e.special_register("tid.x"), self.e.i32((warps * 32) as i64));
-            operands.push(self.e.icmp(Cmp::Eq, thread, first));
-            text = format!("@${} {text}", rank + 1);
-            constraints += ",b";
-        }
-        self.e.asm(&text, &constraints, &operands, &[]);
+        let operands: Vec<Val> = [map].into_iter().chain(at).collect();
+        self.e.asm(&text, &format!("l,{}", vec!["r"; rank].join(",")), &operands, &[]);
         Ok(())
     }
 

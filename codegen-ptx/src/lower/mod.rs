@@ -499,8 +499,8 @@ impl<'c> Lowering<'c> {
                 let shapes = (&tile_shape[..], &box_shape[..]);
                 self.lower_tma_copy(op, (view, &index), [smem, barriers, slot], shapes, (map, cluster))
             }
-            GpuOp::Prefetch { view, index, tile_shape, map, by_all, .. } => {
-                self.lower_prefetch(op, (view, &index), &tile_shape, (map, by_all))
+            GpuOp::Prefetch { view, index, tile_shape, map, .. } => {
+                self.lower_prefetch(op, (view, &index), &tile_shape, map)
             }
             GpuOp::MbarrierWait { barriers, slot, parity } => {
                 self.lower_mbarrier_wait(op, barriers, [slot, parity])

@@ -78,6 +78,17 @@ fn element_type(dtype: DType, rounds: bool) -> Option<sys::CUtensorMapDataType> 
     }
 }
 
+/// What comes from DRAM at once where a box takes a part of it: two lines of 128 bytes, of which a loop takes the second
+/// in its next iteration. Of boxes with shorter rows it would take many iterations to use both up, and all CTAs, which
+/// are in step, would ask for more at the same time; they get one.
+fn promotion(map: &TensorMap, dtype: DType) -> sys::CUtensorMapL2promotion {
+    let row_bits = map.box_shape.last().map_or(0, |n| n * dtype.bits().max(8) as usize);
+    match row_bits < 128 * 8 {
+        true => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+        false => sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+    }
+}
+
 /// Encodes one map.
 fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
     let mut tensors = args.iter().filter(|arg| matches!(arg, Arg::Tensor { .. }));
@@ -115,7 +126,7 @@ fn encode(map: &TensorMap, args: &[Arg<'_>]) -> Option<Encoded> {
             steps.as_ptr(),
             sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
             swizzle,
-            sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+            promotion(map, *dtype),
             sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
         )
     };
@@ -132,5 +143,19 @@ mod tests {
         assert_eq!(element_type(DType::F32, true), Some(Type::CU_TENSOR_MAP_DATA_TYPE_TFLOAT32));
         assert_eq!(element_type(DType::F32, false), Some(Type::CU_TENSOR_MAP_DATA_TYPE_FLOAT32));
         assert_eq!(element_type(DType::F16, true), None);
+    }
+
+    #[test]
+    fn short_rows_come_a_line_at_a_time() {
+        use sys::CUtensorMapL2promotion as Promotion;
+        let of = |cols, dtype| {
+            let map = TensorMap { tensor: 0, box_shape: vec![128, cols], swizzle_bytes: 0, rounds: false };
+            promotion(&map, dtype)
+        };
+        assert_eq!(of(64, DType::BF16), Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+        assert_eq!(of(32, DType::BF16), Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
+        // Pairs of 4-bit elements are counted as one.
+        assert_eq!(of(128, DType::F4E2M1FN), Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B);
+        assert_eq!(of(32, DType::F4E2M1FN), Promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_128B);
     }
 }

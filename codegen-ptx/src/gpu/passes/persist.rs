@@ -28,8 +28,8 @@ use melior::ir::{Attribute, Identifier, Type};
 use std::convert::Infallible;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, args_of, attr, defining_op, element_type, erase, move_before, nested_ops, ops_of, replace_uses,
-    results_of, set_attr, type_of,
+    Op, Val, args_of, attr, element_type, erase, move_before, nested_ops, ops_of, replace_uses, results_of,
+    set_attr, type_of,
 };
 use tile_ir::{Builder, Module, TileOp};
 use tile_lang::DType;
@@ -38,9 +38,6 @@ use tile_lang::DType;
 const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
 /// The addresses of the parts of split sums and of the counters that join them, among the function's arguments.
 const WORKSPACE: [&str; 2] = ["parts", "counters"];
-
-/// Attribute of what computes the place of the program, in a loop over programs: the axis.
-pub(super) const PROGRAM_ID: &str = "tgpu.program_id";
 
 /// `eq` and `ult` among the predicates of `arith.cmpi`.
 pub(super) const EQUAL: i64 = 0;
@@ -106,9 +103,6 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
         let of_group = |(size, own)| b.same("arith.addi", &[b.same("arith.muli", &[group, size]), own]);
         ids =
             [own.map_or(group, of_group), b.same("arith.remui", &[row, y]), b.same("arith.divui", &[row, y])];
-        for (axis, id) in ids.into_iter().enumerate() {
-            set_attr(defining_op(id).expect("it was just computed"), PROGRAM_ID, b.int(axis as i64));
-        }
         Ok::<_, Infallible>(Vec::new())
     });
     for op in inside {

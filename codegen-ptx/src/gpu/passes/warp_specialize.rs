@@ -382,7 +382,6 @@ pub(super) fn next<'c>(b: &Builder<'c>, [slot, parity]: Turn<'c>, stages: usize)
 fn start<'c>(module: &Module<'c>, plans: &mut [Plan<'c>], needed: &HashSet<usize>, cx: &PassContext) {
     let first = ops_of(module.entry()).next().expect("a function has a terminator");
     let b = Builder::before(module.context(), first);
-    plans.iter().flat_map(|plan| &plan.fetched).for_each(|load| load.fetch_first(&b));
     let rings = plans.iter_mut().flat_map(|p| p.rings.iter_mut().map(|ring| (ring, p.stages)));
     for (ring, stages) in rings {
         ring.full = Some(b.mbarriers(stages, 1));
