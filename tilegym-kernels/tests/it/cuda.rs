@@ -272,8 +272,8 @@ fn nvfp4_gemm_agrees_with_its_reference() {
 #[test]
 fn nvfp4_gemm_that_computes_ahead_agrees_with_its_reference() {
     let Some(device) = gpu("nvfp4_gemm_that_computes_ahead_agrees_with_its_reference") else { return };
-    for (m, n, k) in [(130, 257, 528), (256, 300, 4096), (128, 128, 16), (64, 200, 128)] {
-        for splits in [1, 8] {
+    for (m, n, k) in [(130, 257, 528), (256, 300, 4096), (70, 140, 1280), (128, 128, 16), (64, 200, 128)] {
+        for (splits, order) in [(1, 0), (8, 0), (8, 1)] {
             let tiles = [("TILE_M", 128), ("TILE_N", 128), ("TILE_K", 64), ("SPLITS", splits)];
             let options = [
                 ("num_warps", 8),
@@ -282,7 +282,7 @@ fn nvfp4_gemm_that_computes_ahead_agrees_with_its_reference() {
                 ("compute_ahead", 1),
                 ("occupancy", 1),
             ];
-            let sizes = [("m", m), ("n", n), ("k", k)];
+            let sizes = [("m", m), ("n", n), ("k", k), ("scales_128x4", order)];
             agree(&device, &Nvfp4GemmContract::WEIGHTS, &sizes, &[&tiles[..], &options].concat());
         }
     }
@@ -298,7 +298,7 @@ fn split_sums_are_the_same_every_time() {
     for (n, k) in [(3584, 18944), (37888, 3584)] {
         let problem = problem(contract, DType::BF16, &[("m", 64), ("n", n), ("k", k)]);
         let inputs = random_inputs(contract, &problem, 3);
-        for (occupancy, split, stages) in [(3, 1, 3), (3, 0, 3), (2, 1, 3), (2, 1, 4), (3, 1, 2)] {
+        for (occupancy, split, stages) in [(3, 1, 3), (3, 0, 3), (2, 1, 3), (2, 2, 3), (2, 1, 4), (3, 1, 2)] {
             let options = [
                 ("num_stages", stages),
                 ("occupancy", occupancy),

@@ -528,12 +528,14 @@ fn kernels_whose_loads_stream() {
     assert_eq!(streams, expected);
 }
 
-/// Weights that are widened under the product before, of programs with many blocks of K, one, or none.
+/// Weights that are widened under the product before, of programs with many blocks of K, one, or none; and where rows of
+/// scales allow bulk copies, so that they are fetched ahead, of programs whose first scales lie at no multiple of 16
+/// bytes.
 #[test]
 fn nvfp4_products_computed_ahead() {
     let mut turn = InTurn(0);
     for (tile_m, tile_n, tile_k, stages) in [(128, 128, 64, 2), (64, 128, 128, 3)] {
-        for (splits, k) in [(1, 528), (1, 16), (8, 272)] {
+        for (splits, k) in [(1, 528), (1, 16), (8, 272), (8, 1280)] {
             for order in [0, 1] {
                 let settings = [
                     ("TILE_M", tile_m),
