@@ -213,6 +213,32 @@ mod tests {
         }
 
         #[test]
+        fn columns_keep_their_elements(m in 0u32..7, n in 1u32..7, wm in 0u32..2, kind in 0usize..6, cut in 0u32..6) {
+            let l = layout(kind, 1 << m, 1 << n, [1 << wm, 1]);
+            let count = 1usize << cut.min(n);
+            // Columns that lanes or warps tell apart are no layout of their own.
+            let by_registers =
+                l.lane.iter().chain(&l.warp).all(|basis| (basis[1] as usize) < count);
+            let Some(part) = l.first_columns(count) else {
+                let apart = l.register.iter().any(|b| b[0] != 0 && b[1] as usize >= count);
+                prop_assert!(!by_registers || apart, "{l:?} {count}");
+                return Ok(());
+            };
+            prop_assert!(by_registers);
+            prop_assert_eq!(&part.shape, &[l.shape[0], count]);
+            for first in (0..l.shape[1]).step_by(count) {
+                let registers = l.registers_of_columns(first, count).unwrap();
+                for (register, lane, warp) in [(0, 0, 0), (1, 5, 1), (registers.len() - 1, 31, 0)] {
+                    let register = register % registers.len();
+                    let warp = warp % part.num_warps() as u32;
+                    let [row, column] = part.apply(register as u32, lane, warp)[..] else { panic!("a matrix") };
+                    let whole = l.apply(registers[register], lane, warp);
+                    prop_assert_eq!(whole, [row, column + first as u32]);
+                }
+            }
+        }
+
+        #[test]
         fn slices_broadcast_back(m in 0u32..7, n in 0u32..7, wm in 0u32..2, wn in 0u32..2, kind in 0usize..6, axis in 0usize..2) {
             let l = layout(kind, 1 << m, 1 << n, [1 << wm, 1 << wn]);
             let slice = l.slice(axis);

@@ -28,18 +28,18 @@ pub(super) struct Fetched<'c> {
     along: usize,
     /// Iterations whose blocks are a box.
     iterations: usize,
-    pub map: TensorMap,
+    map: TensorMap,
     /// The map's number among those of the launch.
-    pub number: usize,
+    number: usize,
 }
 
-/// How a load of a loop's body is fetched ahead; none where its blocks do not follow one another, or where the tensor
-/// has no map for it.
+/// How a load of a loop's body is fetched ahead, by a map that `numbered` has a number for; none where its blocks do not
+/// follow one another, or where the tensor has no map for it.
 pub(super) fn plan<'c>(
     module: &Module<'c>,
     cx: &PassContext,
-    op: Op<'c>,
-    load: Op<'c>,
+    [op, load]: [Op<'c>; 2],
+    numbered: impl FnOnce(&TensorMap) -> usize,
 ) -> Option<Fetched<'c>> {
     let Some(GpuOp::GlobalLoad { view, index, .. }) = GpuOp::of(load) else { return None };
     let body = blocks_of(op)[0];
@@ -52,7 +52,8 @@ pub(super) fn plan<'c>(
     }
     let tile_shape = shape_of(type_of(results_of(load)[0]))?;
     let (iterations, map) = fetched_by(module, cx, view, (&tile_shape, along), MAX_ITERATIONS)?;
-    Some(Fetched { view, index, tile_shape, along, iterations, map, number: 0 })
+    let number = numbered(&map);
+    Some(Fetched { view, index, tile_shape, along, iterations, map, number })
 }
 
 impl<'c> Fetched<'c> {

@@ -252,13 +252,15 @@ impl<'c> Planner<'_, 'c> {
         }
         let mut fetched = Vec::new();
         for load in order {
-            let Some(mut plan) = fetch_ahead::plan(self.module, cx, op, load) else { continue };
-            let place = operands_of(load);
-            if self.written.contains(&root_view(place[0])) || self.close(place, &nest, &mut needed).is_err() {
-                continue;
+            let Some(GpuOp::GlobalLoad { view, .. }) = GpuOp::of(load) else { continue };
+            let (module, mut for_load) = (self.module, HashSet::new());
+            if !self.written.contains(&root_view(view))
+                && self.close(operands_of(load), &nest, &mut for_load).is_ok()
+                && let Some(plan) = fetch_ahead::plan(module, cx, [op, load], |map| self.number(map))
+            {
+                needed.extend(for_load);
+                fetched.push(plan);
             }
-            plan.number = self.number(plan.map.clone());
-            fetched.push(plan);
         }
         self.needed.extend(needed);
         self.taken.extend(&nest);
@@ -331,14 +333,14 @@ impl<'c> Planner<'_, 'c> {
         let smem = Smem::of(type_of(smem)).ok_or("it is no copy to shared memory")?;
         let block = (&smem, &tile_shape[..], rounds);
         let map = map_of(self.module, cx, view, block, "a copy is not from an argument")?;
-        Ok((self.number(map.clone()), map))
+        Ok((self.number(&map), map))
     }
 
     /// The number of a tensor map, a new one where it has none.
-    fn number(&mut self, map: TensorMap) -> usize {
-        let known = self.maps.iter().position(|m| *m == map);
+    fn number(&mut self, map: &TensorMap) -> usize {
+        let known = self.maps.iter().position(|m| m == map);
         known.unwrap_or_else(|| {
-            self.maps.push(map);
+            self.maps.push(map.clone());
             self.maps.len() - 1
         })
     }

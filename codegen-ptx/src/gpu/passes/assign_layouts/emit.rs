@@ -269,8 +269,7 @@ impl<'c> Emitter<'_, 'c> {
                     (Split::Groups(groups), _) if product.dtype == DType::F8E4M3FN => {
                         // Sums of 8-bit products keep 14 bits in the tensor cores: each starts from zero and is
                         // added up in f32.
-                        let zero = b.scalar_const(DType::F32, 0.0);
-                        let zeros = b.splat_tile(zero, &this.layouts.get(id));
+                        let zeros = b.zeros(&this.layouts.get(id));
                         let sum = b.wgmma_wait(&[b.wgmma(lhs, rhs, zeros, groups)], 0)[0];
                         b.same("arith.addf", &[acc, sum])
                     }
