@@ -237,6 +237,26 @@ pub fn erase(op: Op) {
     unsafe { mlir_sys::mlirOperationDestroy(op.to_raw()) }
 }
 
+/// True for a loop.
+pub fn is_loop(op: Op) -> bool {
+    matches!(name_of(op).as_str(), "scf.for" | "scf.while")
+}
+
+/// True when the value is defined in a region of `op`.
+pub fn is_made_in(value: Val, op: Op) -> bool {
+    // SAFETY: the value is live, and so is the block that defines it.
+    let block = unsafe {
+        let raw = value.to_raw();
+        match value.is_block_argument() {
+            true => mlir_sys::mlirBlockArgumentGetOwner(raw),
+            false => mlir_sys::mlirOperationGetBlock(mlir_sys::mlirOpResultGetOwner(raw)),
+        }
+    };
+    // SAFETY: as above.
+    let block = unsafe { Blk::from_raw(block) };
+    std::iter::successors(block.parent_operation(), |o| o.parent_operation()).any(|ancestor| ancestor == op)
+}
+
 /// Moves an operation in front of another.
 pub fn move_before(op: Op, other: Op) {
     // SAFETY: both are live and in blocks.

@@ -11,7 +11,7 @@ use super::protocol::ProtocolError;
 use crate::layout::{LinearLayout, wgmma};
 use melior::ir::operation::OperationLike;
 use tile_ir::Module;
-use tile_ir::types::{Op, name_of, nested_ops, ops_of, type_of};
+use tile_ir::types::{Op, is_loop, nested_ops, ops_of, type_of};
 
 /// Every bulk store that is out of step.
 pub(super) fn check<'c>(module: &Module<'c>) -> Vec<(Op<'c>, ProtocolError)> {
@@ -85,9 +85,7 @@ impl Share {
 /// Whether an operation is in a loop.
 fn in_loop<'c>(module: &Module<'c>, op: Op<'c>) -> bool {
     let outer = std::iter::successors(op.parent_operation(), |o| o.parent_operation());
-    outer
-        .take_while(|o| *o != module.function())
-        .any(|o| matches!(name_of(o).as_str(), "scf.for" | "scf.while"))
+    outer.take_while(|o| *o != module.function()).any(is_loop)
 }
 
 /// Whether an operation is another or around it.

@@ -452,7 +452,7 @@ fn warpgroups_store_their_own_parts() {
             let text = module.to_text();
             let of = |text: &str| errors(&context, text);
             assert_eq!(of(&repeated(&text, "tgpu.group_barrier", 0)), [ProtocolError::StoreTooEarly]);
-            // Four warpgroups would hold other parts.
+            // If one thread stored all, all threads would have to meet.
             assert_eq!(of(&text.replace("groups = 2", "groups = 1")), [ProtocolError::StoreTooEarly]);
         }
     }

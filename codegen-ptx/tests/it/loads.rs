@@ -10,7 +10,7 @@ use tile_ir::types::{Op, args_of, name_of, nested_ops, operands_of};
 use tile_ir::{Module, TileContext};
 use tile_lang::DType;
 
-/// Doubles the first block of `out` twice, with a block of `scale` in front.
+/// Multiplies the first block of `out` by that of `scale`, twice.
 const IN_PLACE: &str = r#"
 func.func @in_place(%scale: !tile.view<1 : i64, f32>, %out: !tile.view<1 : i64, f32>) {
   %c0 = arith.constant 0 : index

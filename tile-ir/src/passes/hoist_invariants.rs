@@ -7,9 +7,9 @@
 
 use super::effects::{Effect, effect, is_terminator, raw, written_views};
 use crate::module::Module;
-use crate::types::{Op, Val, blocks_of, move_before, name_of, nested_ops, operands_of, ops_of};
-use melior::ir::operation::OperationLike;
-use melior::ir::{BlockLike, ValueLike};
+use crate::types::{
+    Op, Val, blocks_of, is_loop, is_made_in, move_before, name_of, nested_ops, operands_of, ops_of,
+};
 
 pub(super) fn run(module: &mut Module) {
     let written: Vec<usize> = written_views(module).into_iter().map(raw).collect();
@@ -24,29 +24,10 @@ pub(super) fn run(module: &mut Module) {
     }
 }
 
-fn is_loop(op: Op) -> bool {
-    matches!(name_of(op).as_str(), "scf.for" | "scf.while")
-}
-
 /// True when everything that the operation and its inside use is defined outside the loop, or inside itself.
 fn is_invariant(op: Op, loop_op: Op) -> bool {
-    let outside = |value: Val| !is_inside(value, loop_op) || is_inside(value, op);
+    let outside = |value: Val| !is_made_in(value, loop_op) || is_made_in(value, op);
     operands_of(op).into_iter().chain(nested_ops(op).into_iter().flat_map(operands_of)).all(outside)
-}
-
-/// True when the value is defined in a region of `op`.
-fn is_inside(value: Val, op: Op) -> bool {
-    // SAFETY: the value is live, and so is the block that defines it.
-    let block = unsafe {
-        let raw = value.to_raw();
-        match value.is_block_argument() {
-            true => mlir_sys::mlirBlockArgumentGetOwner(raw),
-            false => mlir_sys::mlirOperationGetBlock(mlir_sys::mlirOpResultGetOwner(raw)),
-        }
-    };
-    // SAFETY: as above.
-    let block = unsafe { crate::types::Blk::from_raw(block) };
-    std::iter::successors(block.parent_operation(), |o| o.parent_operation()).any(|ancestor| ancestor == op)
 }
 
 /// True when the operation may run where the program would not run it.

@@ -14,8 +14,8 @@ use crate::context::Place;
 use crate::module::Module;
 use crate::ops::{Builder, TileOp};
 use crate::types::{
-    Op, Val, defining_op, dtype_of, element_type, erase, int_attr, is_tile, name_of, nested_ops, operands_of,
-    replace_uses, results_of, shape_of, type_of,
+    Op, Val, defining_op, dtype_of, element_type, erase, int_attr, is_loop, is_tile, name_of, nested_ops,
+    operands_of, replace_uses, results_of, shape_of, type_of,
 };
 use melior::ir::operation::OperationLike;
 use std::collections::HashMap;
@@ -37,7 +37,7 @@ pub(super) fn run(module: &mut Module) {
 pub fn split_masks(module: &mut Module) -> Vec<(Option<Place>, Result<(), String>)> {
     let in_loop = |op: &Op| {
         let around = std::iter::successors(op.parent_operation(), |o| o.parent_operation());
-        around.into_iter().any(|o| matches!(name_of(o).as_str(), "scf.for" | "scf.while"))
+        around.into_iter().any(is_loop)
     };
     let is_mask = |op: &Op| name_of(*op) == "arith.select" && is_tile(type_of(operands_of(*op)[0]));
     let mut found = Vec::new();

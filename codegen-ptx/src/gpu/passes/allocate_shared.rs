@@ -19,7 +19,7 @@ use melior::ir::r#type::IntegerType;
 use melior::ir::{Attribute, ValueLike};
 use std::collections::HashMap;
 use std::ops::Range;
-use tile_ir::types::{Blk, Op, blocks_of, dtype_of, name_of, ops_of, results_of, set_attr, type_of};
+use tile_ir::types::{Blk, Op, blocks_of, dtype_of, is_loop, ops_of, results_of, set_attr, type_of};
 use tile_ir::{Builder, Module};
 
 /// Buffers start at multiples of this: what a TMA copy with the widest swizzle asks for.
@@ -134,7 +134,7 @@ impl<'c> Search<'c> {
                 }
             }
         }
-        if matches!(name_of(op).as_str(), "scf.for" | "scf.while") {
+        if is_loop(op) {
             let mut inside = Vec::new();
             blocks_of(op).into_iter().for_each(|block| self.visit_block(block, top, Some(&mut inside)));
             self.step += 1;

@@ -21,8 +21,8 @@ use crate::layout::{Conversion, conversion};
 use melior::ir::operation::OperationLike;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, defining_op, dtype_of, erase, is_unused, name_of, nested_ops, operands_of, ops_of, results_of,
-    root_view, shape_of, type_of, view_of,
+    Op, Val, defining_op, dtype_of, erase, is_loop, is_unused, name_of, nested_ops, operands_of, ops_of,
+    results_of, root_view, shape_of, type_of, view_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
@@ -97,14 +97,16 @@ fn plan<'c>(
     let mut map = map_of(module, cx, view, (&smem, &tile_shape, false), "it goes to a part of a tensor")?;
     let source = before_conversion(tile).ok_or("it needs no way through shared memory")?;
     let matrix = layout_of(type_of(source)).map(|layout| layout.reshape(&[smem.layout.rows, cols]));
+    let boxes = smem.layout.cols / map.box_shape.last().copied().unwrap_or(1);
     let mut groups = 1;
-    if let Some(share) = matrix.as_ref().and_then(Share::of_warpgroups) {
-        let boxes = smem.layout.cols / map.box_shape.last().copied().unwrap_or(1);
-        match part_box(&smem, &tile_shape, &map.box_shape, share.groups) {
-            Ok(part) if share.of_rows => (groups, map.box_shape) = (share.groups, part),
-            _ if !share.of_rows && boxes.is_multiple_of(share.groups) => groups = share.groups,
-            _ => {}
+    match matrix.as_ref().and_then(Share::of_warpgroups) {
+        Some(share) if share.of_rows => {
+            if let Ok(part) = part_box(&smem, &tile_shape, &map.box_shape, share.groups) {
+                (groups, map.box_shape) = (share.groups, part);
+            }
         }
+        Some(share) if boxes.is_multiple_of(share.groups) => groups = share.groups,
+        _ => {}
     }
     Ok(Staged { store, view, index, tile: source, tile_shape, smem, map, groups })
 }
@@ -130,7 +132,7 @@ fn rewrite<'c>(module: &Module<'c>, staged: Staged<'c>) {
     let mut inside_loop = false;
     let mut top = store;
     while let Some(parent) = top.parent_operation().filter(|p| *p != module.function()) {
-        inside_loop |= matches!(name_of(parent).as_str(), "scf.for" | "scf.while");
+        inside_loop |= is_loop(parent);
         top = parent;
     }
     let mut front = Builder::before(context, top);

@@ -15,7 +15,7 @@
 //! something is written that a product in flight may read, the assembler has each instruction of products wait. Loads
 //! from global memory that the loop takes are made an iteration ahead.
 
-use super::copies::written_views;
+use super::copies::{address, written_views};
 use super::rewrite::{Renamed, address_of, carry_more, clone_op, computes, is_inside, is_pure_branch, like};
 use super::two_in_flight::uses;
 use crate::gpu::dialect::{Smem, layout_of};
@@ -24,8 +24,8 @@ use crate::layout::mma;
 use melior::ir::BlockLike;
 use melior::ir::operation::OperationLike;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of,
-    operands_of, ops_of, replace_uses, results_of, root_view, shape_of, type_of,
+    Op, Val, args_of, blocks_of, defining_op, dtype_of, erase, is_tile, move_before, name_of, operands_of,
+    ops_of, replace_uses, results_of, root_view, shape_of, type_of,
 };
 use tile_ir::{Builder, Module};
 
@@ -115,16 +115,17 @@ pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
     let body = blocks_of(op)[0];
     let (variable, [low, _, step]) = (args_of(body)[0], [0, 1, 2].map(|n| operands_of(op)[n]));
     let written = written_views(module);
-    let loads = ops_of(body).filter_map(|load| match GpuOp::of(load)? {
-        GpuOp::GlobalLoad { view, .. } if !written.contains(&root_view(view)) => {
-            Some((load, addressed_by(body, load)?))
-        }
-        _ => None,
-    });
+    let loads: Vec<_> = ops_of(body)
+        .filter_map(|load| match GpuOp::of(load)? {
+            GpuOp::GlobalLoad { view, .. } if !written.contains(&root_view(view)) => {
+                Some((load, address(load, body, |op| name_of(op).starts_with("arith."))?))
+            }
+            _ => None,
+        })
+        .collect();
     let (before, mut initial, mut ahead) = (Builder::before(module.context(), op), Vec::new(), Vec::new());
     let first = ops_of(body).next().expect("a loop's body has a terminator");
     let mut known: Vec<Val> = Vec::new();
-    let loads: Vec<_> = loads.collect();
     for (load, address) in &loads {
         let loaded = results_of(*load)[0];
         let made = |b: &Builder<'c>, at: Val<'c>| {
@@ -154,24 +155,4 @@ pub(super) fn load_ahead<'c>(module: &Module<'c>, op: Op<'c>) -> Op<'c> {
     erase(end);
     let carried = carry_more(&before, op, &operands_of(op), &initial);
     defining_op(carried[0]).expect("the loop")
-}
-
-/// What of a body a load's address is computed by, in order; none where that is more than arithmetic on the loop's
-/// variable and on what is outside.
-fn addressed_by<'c>(body: Blk<'c>, load: Op<'c>) -> Option<Vec<Op<'c>>> {
-    let (mut wanted, mut found) = (operands_of(load), Vec::new());
-    while let Some(value) = wanted.pop() {
-        match defining_op(value) {
-            None if args_of(body)[1..].contains(&value) => return None,
-            Some(op) if op.block() == Some(body) && !found.contains(&op) => {
-                if !name_of(op).starts_with("arith.") {
-                    return None;
-                }
-                found.push(op);
-                wanted.extend(operands_of(op));
-            }
-            _ => {}
-        }
-    }
-    Some(ops_of(body).filter(|op| found.contains(op)).collect())
 }

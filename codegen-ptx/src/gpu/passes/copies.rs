@@ -70,13 +70,16 @@ pub(super) fn copies<'c>(block: Blk<'c>) -> Vec<Copy<'c>> {
     found
 }
 
-/// The operations of the loop's body that a copy's address is computed by, in order; none when it depends on what
-/// the loop carries, or reads from a tensor that the kernel writes. Single elements of other tensors, such as the
-/// pages of a cache, are read ahead with the address: only for iterations there are, and inside their tensor.
-pub(super) fn address<'c>(copy: &Copy<'c>, body: Blk<'c>, written: &[Val<'c>]) -> Option<Vec<Op<'c>>> {
+/// The operations of the loop's body that the address of a copy or load is computed by, in order; none when it depends
+/// on what the loop carries, or on more than what `is_known` allows.
+pub(super) fn address<'c>(
+    access: Op<'c>,
+    body: Blk<'c>,
+    is_known: impl Fn(Op<'c>) -> bool,
+) -> Option<Vec<Op<'c>>> {
     let variable = args_of(body)[0];
     let mut slice: Vec<Op<'c>> = Vec::new();
-    let mut pending = operands_of(copy.copy);
+    let mut pending = operands_of(access);
     while let Some(value) = pending.pop() {
         let Some(op) = defining_op(value) else {
             let carried = args_of(body).contains(&value) && value != variable;
@@ -88,7 +91,7 @@ pub(super) fn address<'c>(copy: &Copy<'c>, body: Blk<'c>, written: &[Val<'c>]) -
         if op.block().is_none_or(|b| b != body) || slice.contains(&op) {
             continue;
         }
-        if !is_scalar_arithmetic(op, written) {
+        if !is_known(op) {
             return None;
         }
         slice.push(op);

@@ -6,8 +6,7 @@
 //! the loop's first iterations load, as many as a box has room for, and in the first iteration of each box the next one.
 
 use super::PassContext;
-use super::persist::{EQUAL, UNSIGNED_LESS, compare};
-use super::rewrite::is_inside;
+use super::rewrite::{EQUAL, UNSIGNED_LESS, compare, is_inside};
 use super::tensor_maps::fetched_by;
 use crate::gpu::launch::TensorMap;
 use crate::gpu::ops::{GpuBuilder, GpuOp};

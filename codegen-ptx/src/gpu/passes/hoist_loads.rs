@@ -10,14 +10,13 @@ use super::copies::written_views;
 use super::rewrite::{Renamed, address_of, clone_op};
 use super::{Pass, PassContext};
 use crate::gpu::dialect::layout_of;
-use crate::gpu::facts::argument_of;
 use crate::gpu::ops::GpuOp;
 use melior::ir::operation::OperationLike;
 use std::iter::successors;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, defining_op, dtype_of, erase, name_of, nested_ops, operands_of, replace_uses, results_of,
-    root_view, type_of,
+    Op, Val, defining_op, dtype_of, erase, is_loop, is_made_in, name_of, nested_ops, operands_of,
+    replace_uses, results_of, root_view, type_of,
 };
 use tile_ir::{Builder, Module};
 
@@ -52,20 +51,11 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
 fn outermost<'c>(op: Op<'c>) -> Option<Op<'c>> {
     let taken: Vec<Val> = operands_of(op).into_iter().filter(|v| constant(*v).is_none()).collect();
     let around = successors(op.parent_operation(), |op| op.parent_operation());
-    let loops = around.filter(|op| matches!(name_of(*op).as_str(), "scf.for" | "scf.while"));
-    loops.take_while(|outer| !taken.iter().any(|value| is_inside(*outer, *value))).last()
+    let loops = around.filter(|op| is_loop(*op));
+    loops.take_while(|outer| !taken.iter().any(|value| is_made_in(*value, *outer))).last()
 }
 
 /// The operation that makes a constant.
 fn constant(value: Val) -> Option<Op> {
     defining_op(value).filter(|op| name_of(*op) == "arith.constant")
-}
-
-/// Whether a value is made inside of an operation.
-fn is_inside<'c>(outer: Op<'c>, value: Val<'c>) -> bool {
-    let holder = match defining_op(value) {
-        Some(op) => op.parent_operation(),
-        None => argument_of(value).0,
-    };
-    successors(holder, |op| op.parent_operation()).any(|op| op == outer)
 }

@@ -6,7 +6,7 @@
 //! nothing. Invariant: slots are put into by one CTA and got from behind the arrival of
 //! all that put; a part is got in the layout that it was put in.
 
-use super::persist::{UNSIGNED_LESS, compare};
+use super::rewrite::{UNSIGNED_LESS, compare};
 use super::{Pass, PassContext};
 use crate::gpu::ops::GpuBuilder;
 use melior::ir::operation::OperationLike;

@@ -16,12 +16,13 @@
 //! programs and CTAs together are fewer than 2^31. A kernel with checks stays as it is, since a failed check tells
 //! its program by the CTA.
 
+use super::rewrite::{EQUAL, UNSIGNED_LESS, compare};
 use super::split_tail::{self, Share, Sum};
 use super::{Pass, PassContext};
 use crate::gpu::cluster::NUM_CTAS;
 use crate::gpu::launch::PERSISTENT;
 use melior::ir::BlockLike;
-use melior::ir::attribute::{ArrayAttribute, IntegerAttribute, StringAttribute, TypeAttribute};
+use melior::ir::attribute::{ArrayAttribute, StringAttribute, TypeAttribute};
 use melior::ir::operation::OperationLike;
 use melior::ir::r#type::FunctionType;
 use melior::ir::{Attribute, Identifier, Type};
@@ -38,10 +39,6 @@ use tile_lang::DType;
 const EXTENTS: [&str; 3] = ["grid.x", "grid.y", "grid.z"];
 /// The addresses of the parts of split sums and of the counters that join them, among the function's arguments.
 const WORKSPACE: [&str; 2] = ["parts", "counters"];
-
-/// `eq` and `ult` among the predicates of `arith.cmpi`.
-pub(super) const EQUAL: i64 = 0;
-pub(super) const UNSIGNED_LESS: i64 = 6;
 
 /// Runs the pass.
 pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
@@ -125,13 +122,6 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Module<'c> {
         set_attr(module.function(), NUM_CTAS, b.int(cx.num_ctas as i64));
     }
     module
-}
-
-/// A comparison of two indices.
-pub(super) fn compare<'c>(b: &Builder<'c>, predicate: i64, lhs: Val<'c>, rhs: Val<'c>) -> Val<'c> {
-    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), predicate).into();
-    let bool_type = element_type(b.context(), DType::Bool);
-    b.value("arith.cmpi", &[lhs, rhs], bool_type, &[("predicate", predicate)])
 }
 
 /// Whether an operation asks for the place of the program in its grid.

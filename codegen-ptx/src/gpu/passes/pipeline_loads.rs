@@ -13,17 +13,16 @@
 //! What is copied before the loop and read into registers is waited for after the first copies of the loop have
 //! started, if shared memory has room for both.
 
-use super::copies::{Copy, address, copies, reads, use_slot, written_views};
-use super::rewrite::{Renamed, address_of, carry_more, clone_op};
+use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
+use super::rewrite::{EQUAL, Renamed, SIGNED_LESS, address_of, carry_more, clone_op, compare};
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
-use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, ValueLike};
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, args_of, blocks_of, defining_op, erase, is_unused, move_before, name_of, nested_ops,
+    Op, Val, args_of, blocks_of, defining_op, erase, is_loop, is_unused, move_before, name_of, nested_ops,
     operands_of, ops_of, results_of, root_view, set_attr, type_of,
 };
 use tile_ir::{Builder, Module};
@@ -42,7 +41,8 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         let (mut ready, mut fixed) = (Vec::new(), 0);
         for copy in copies(body) {
             let fixed_source = !written.contains(&root_view(copy.view));
-            let address = address(&copy, body, &written).filter(|_| fixed_source);
+            let address =
+                address(copy.copy, body, |op| is_scalar_arithmetic(op, &written)).filter(|_| fixed_source);
             match address {
                 Some(address) => ready.push((copy, address)),
                 None => fixed += 1,
@@ -57,8 +57,7 @@ pub(super) fn run<'c>(module: Module<'c>, cx: &mut PassContext) -> Result<Module
         if ready.is_empty() {
             continue;
         }
-        let holds_loop =
-            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
+        let holds_loop = nested_ops(op).into_iter().any(is_loop);
         if holds_loop && cx.num_stages > 1 {
             // Its iterations are long: a ring would hide little and cost its slots all along.
             cx.remark(PASS, place.clone(), "the loop holds another, so its copies get one slot");
@@ -88,9 +87,7 @@ fn start<'c>(b: &Builder<'c>, (copy, slice): &Ready<'c>, renamed: &mut Renamed<'
 
 /// Starts all copies of the iteration at `at` if there is one, and closes their group.
 fn start_if_any<'c>(b: &Builder<'c>, copies: &[Ready<'c>], [variable, at, end, slot]: [Val<'c>; 4]) {
-    let predicate = IntegerAttribute::new(tile_ir::types::element_type(b.context(), DType::I64), SIGNED_LESS);
-    let bool_type = tile_ir::types::element_type(b.context(), DType::Bool);
-    let any = b.value("arith.cmpi", &[at, end], bool_type, &[("predicate", predicate.into())]);
+    let any = compare(b, SIGNED_LESS, at, end);
     let made = b.if_else(
         any,
         &[],
@@ -112,10 +109,6 @@ fn start_if_any<'c>(b: &Builder<'c>, copies: &[Ready<'c>], [variable, at, end, s
     let Ok(_) = made;
     b.commit();
 }
-
-/// `slt` and `eq` among the predicates of `arith.cmpi`.
-const SIGNED_LESS: i64 = 2;
-const EQUAL: i64 = 0;
 
 /// Turns a loop into a pipelined one.
 fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mut PassContext) {
@@ -158,10 +151,7 @@ fn pipeline<'c>(module: &Module<'c>, op: Op<'c>, copies: Vec<Ready<'c>>, cx: &mu
     top.wait(stages - 2);
     top.barrier();
     let is = |b: &Builder<'c>, value: Val<'c>, number: i64| {
-        let predicate = IntegerAttribute::new(tile_ir::types::element_type(context, DType::I64), EQUAL);
-        let other = b.int_const(DType::I32, number);
-        let ty = tile_ir::types::element_type(context, DType::Bool);
-        b.value("arith.cmpi", &[value, other], ty, &[("predicate", predicate.into())])
+        compare(b, EQUAL, value, b.int_const(DType::I32, number))
     };
     let (one, last) = (top.int_const(DType::I32, 1), top.int_const(DType::I32, stages as i64 - 1));
     let previous = top.same("arith.subi", &[slot, one]);

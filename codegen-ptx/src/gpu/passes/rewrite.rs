@@ -1,14 +1,15 @@
 //! What several passes need to read and copy operations.
 
-use melior::ir::attribute::{Attribute, DenseElementsAttribute, FloatAttribute};
+use melior::ir::attribute::{Attribute, DenseElementsAttribute, FloatAttribute, IntegerAttribute};
 use melior::ir::operation::OperationLike;
 use melior::ir::{Block, Region, RegionLike, RegionRef, Type, TypeLike, ValueLike};
 use std::collections::HashMap;
 use tile_ir::Builder;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, attr, defining_op, erase, name_of, nested_ops, ops_of, replace_uses, results_of,
-    type_of,
+    Blk, Op, Val, args_of, attr, defining_op, element_type, erase, name_of, nested_ops, ops_of, replace_uses,
+    results_of, type_of,
 };
+use tile_lang::DType;
 
 /// Values to use instead of others, by address.
 pub(super) type Renamed<'c> = HashMap<usize, Val<'c>>;
@@ -123,6 +124,18 @@ pub(super) fn set_operand<'c>(op: Op<'c>, number: usize, value: Val<'c>) {
 pub(super) fn set_type<'c>(value: Val<'c>, ty: Type<'c>) {
     // SAFETY: value and type are live and of one context.
     unsafe { mlir_sys::mlirValueSetType(value.to_raw(), ty.to_raw()) };
+}
+
+/// `eq`, `slt` and `ult` among the predicates of `arith.cmpi`.
+pub(super) const EQUAL: i64 = 0;
+pub(super) const SIGNED_LESS: i64 = 2;
+pub(super) const UNSIGNED_LESS: i64 = 6;
+
+/// A comparison of two integers.
+pub(super) fn compare<'c>(b: &Builder<'c>, predicate: i64, lhs: Val<'c>, rhs: Val<'c>) -> Val<'c> {
+    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), predicate).into();
+    let bool_type = element_type(b.context(), DType::Bool);
+    b.value("arith.cmpi", &[lhs, rhs], bool_type, &[("predicate", predicate)])
 }
 
 /// True for a constant tile of zeros.

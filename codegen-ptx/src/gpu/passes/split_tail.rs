@@ -15,7 +15,7 @@
 //! Here are the scalars: which iterations are whose. `tile.join_parts` marks where parts meet, and becomes loads, stores
 //! and an arrival in `join_parts`, where the sum has a layout.
 
-use super::rewrite::{Renamed, address_of, clone_op, is_zero, set_operand};
+use super::rewrite::{Renamed, UNSIGNED_LESS, address_of, clone_op, compare, is_zero, set_operand};
 use melior::ir::operation::OperationLike;
 use std::convert::Infallible;
 use tile_ir::passes::{Effect, effect, int_constant};
@@ -135,7 +135,7 @@ impl<'c> Indices<'_, 'c> {
     }
 
     fn less(&self, a: Val<'c>, b: Val<'c>) -> Val<'c> {
-        super::persist::compare(self.0, super::persist::UNSIGNED_LESS, a, b)
+        compare(self.0, UNSIGNED_LESS, a, b)
     }
 
     fn select(&self, cond: Val<'c>, a: Val<'c>, b: Val<'c>) -> Val<'c> {

@@ -7,26 +7,22 @@
 //! taken out of the loop. Elsewhere the first product runs alone, and the last iteration, which starts none, is
 //! taken out. Invariant: at the end of an iteration no product is in flight.
 
-use super::rewrite::{Renamed, address_of, clone_op, is_pure_branch};
+use super::rewrite::{Renamed, SIGNED_LESS, address_of, clone_op, compare, is_pure_branch};
 use super::two_in_flight;
 use super::warp_specialize::next;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
 use crate::gpu::ops::{GpuBuilder, GpuOp, MmaOperand};
-use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use std::convert::Infallible;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Op, Val, args_of, blocks_of, defining_op, element_type, erase, int_attr, name_of, nested_ops,
-    operands_of, ops_of, replace_uses, results_of, type_of,
+    Op, Val, args_of, blocks_of, defining_op, erase, int_attr, name_of, nested_ops, operands_of, ops_of,
+    replace_uses, results_of, type_of,
 };
 use tile_ir::{Builder, Module};
-use tile_lang::DType;
 
 const PASS: Pass = Pass::StartAhead;
-/// `slt` among the predicates of `arith.cmpi`.
-const SIGNED_LESS: i64 = 2;
 
 /// A product to be started ahead.
 pub(super) struct Ahead<'c> {
@@ -136,9 +132,7 @@ pub(super) fn replace_if_any<'c>(
     let (bounds, initial) = ([operands[0], operands[1], operands[2]], &operands[3..]);
     let results = results_of(op);
     let types: Vec<_> = results.iter().map(|r| type_of(*r)).collect();
-    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), SIGNED_LESS).into();
-    let bool_type = element_type(b.context(), DType::Bool);
-    let any = b.value("arith.cmpi", &bounds[..2], bool_type, &[("predicate", predicate)]);
+    let any = compare(&b, SIGNED_LESS, bounds[0], bounds[1]);
     let made =
         b.if_else(any, &types, |b| Ok::<_, Infallible>(run(b, bounds, initial)), |_| Ok(initial.to_vec()));
     let Ok(made) = made;

@@ -17,7 +17,7 @@
 
 use super::copies::{Copy, address, copies, is_scalar_arithmetic, reads, use_slot, written_views};
 use super::fetch_ahead::{self, Fetched};
-use super::rewrite::{Renamed, address_of, carry_more, clone_op};
+use super::rewrite::{EQUAL, Renamed, address_of, carry_more, clone_op, compare};
 use super::tensor_maps::map_of;
 use super::{Pass, PassContext, PassError};
 use crate::gpu::dialect::Smem;
@@ -25,22 +25,19 @@ use crate::gpu::launch::TensorMap;
 use crate::gpu::ops::{GpuBuilder, GpuOp};
 use crate::gpu::resources::copying_warps;
 use crate::gpu::rounding;
-use melior::ir::attribute::IntegerAttribute;
 use melior::ir::operation::OperationLike;
 use melior::ir::{BlockLike, ValueLike};
 use std::collections::HashSet;
 use std::convert::Infallible;
 use tile_ir::context::Place;
 use tile_ir::types::{
-    Blk, Op, Val, args_of, blocks_of, defining_op, element_type, erase, move_before, name_of, nested_ops,
-    operands_of, ops_of, results_of, root_view, type_of,
+    Blk, Op, Val, args_of, blocks_of, defining_op, element_type, erase, is_loop, move_before, name_of,
+    nested_ops, operands_of, ops_of, results_of, root_view, type_of,
 };
 use tile_ir::{Builder, Module};
 use tile_lang::DType;
 
 const PASS: Pass = Pass::WarpSpecialize;
-/// `eq` among the predicates of `arith.cmpi`.
-const EQUAL: i64 = 0;
 
 /// A copy, what computes its address in the innermost loop, and its tensor map by number.
 struct Filled<'c> {
@@ -180,8 +177,7 @@ fn plan_loops<'c>(module: &Module<'c>, cx: &PassContext) -> (Vec<Planned<'c>>, H
     };
     let mut planned = Vec::new();
     for op in nested_ops(module.function()).into_iter().filter(|op| name_of(*op) == "scf.for") {
-        let holds_loop =
-            nested_ops(op).iter().any(|o| matches!(name_of(*o).as_str(), "scf.for" | "scf.while"));
+        let holds_loop = nested_ops(op).into_iter().any(is_loop);
         if !holds_loop && !copies(blocks_of(op)[0]).is_empty() {
             let known = planner.maps.len();
             let plans = planner.plan(op, cx).map(|plan| {
@@ -232,7 +228,7 @@ impl<'c> Planner<'_, 'c> {
         let position = |op: Op<'c>| order.iter().position(|o| *o == op).unwrap_or(order.len());
         let (mut needed, mut rings): (HashSet<usize>, Vec<Ring>) = (HashSet::new(), Vec::new());
         for copy in copies(body) {
-            let known = address(&copy, body, &self.written);
+            let known = address(copy.copy, body, |op| is_scalar_arithmetic(op, &self.written));
             let known = known.filter(|_| !self.written.contains(&root_view(copy.view)));
             let address = known.ok_or("what a copy reads is not known ahead")?;
             let (number, map) = self.map(&copy, cx)?;
@@ -372,9 +368,7 @@ pub(super) fn next<'c>(b: &Builder<'c>, [slot, parity]: Turn<'c>, stages: usize)
     let number = |value: usize| b.int_const(DType::I32, value as i64);
     let one = number(1);
     let after = b.same("arith.addi", &[slot, one]);
-    let predicate = IntegerAttribute::new(element_type(b.context(), DType::I64), EQUAL).into();
-    let bool_type = element_type(b.context(), DType::Bool);
-    let around = b.value("arith.cmpi", &[after, number(stages)], bool_type, &[("predicate", predicate)]);
+    let around = compare(b, EQUAL, after, number(stages));
     let flipped = b.same("arith.xori", &[parity, one]);
     let select = |a, other| b.value("arith.select", &[around, a, other], type_of(slot), &[]);
     [select(number(0), after), select(flipped, parity)]
