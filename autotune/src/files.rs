@@ -145,12 +145,18 @@ fn with_suggestion(message: &str) -> String {
     }
 }
 
-/// Replaces a file in one step: a reader sees the old contents or the new, and a failure leaves the old.
+/// Replaces a file in one step: a reader sees the old contents or the new, and a failure leaves the old. Links are
+/// followed; what is no file but a device or a pipe (`/dev/null`, `/dev/stdout`) is written to as it stands.
 ///
 /// # Errors
 /// [`FileError::Write`].
 pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), FileError> {
     let error = |source| FileError::Write { path: path.to_owned(), source };
+    if std::fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+        return std::fs::write(path, contents).map_err(error);
+    }
+    let followed = path.canonicalize();
+    let path = followed.as_deref().unwrap_or(path);
     let folder = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -166,4 +172,46 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), FileError> {
     }
     file.persist(path).map_err(|e| error(e.error))?;
     Ok(())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::fs;
+
+    use super::write_atomically;
+
+    #[test]
+    fn links_are_followed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        fs::write(&file, "old").expect("written");
+        std::os::unix::fs::symlink(&file, &link).expect("linked");
+        write_atomically(&link, b"new").expect("written");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::read(&file).expect("read"), b"new");
+    }
+
+    #[test]
+    fn pipes_are_written_to() {
+        use std::os::unix::fs::FileTypeExt;
+        let folder = tempfile::tempdir().expect("a folder");
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().expect("coreutils' mkfifo");
+        assert!(made.success());
+        let reader = std::thread::spawn({
+            let pipe = pipe.clone();
+            move || fs::read(pipe).expect("read")
+        });
+        write_atomically(&pipe, b"text").expect("written");
+        assert!(fs::metadata(&pipe).expect("there").file_type().is_fifo(), "the pipe was replaced");
+        assert_eq!(reader.join().expect("read"), b"text");
+    }
+
+    #[test]
+    fn a_folder_is_no_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let refused = write_atomically(folder.path(), b"text").expect_err("a folder");
+        assert!(refused.to_string().contains(&folder.path().display().to_string()), "{refused}");
+        assert!(folder.path().is_dir());
+    }
 }
