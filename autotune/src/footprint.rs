@@ -200,7 +200,7 @@ mod tests {
         let mut config = Config::default();
         values.iter().for_each(|(name, value)| config.set(name, *value));
         let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
-        footprint(&launches[0].program, num_stages)
+        footprint(launches[0].program(), num_stages)
     }
 
     #[test]

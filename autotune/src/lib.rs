@@ -20,6 +20,7 @@ pub mod live;
 pub mod measure;
 pub mod measured;
 pub mod occupancy;
+pub mod plan;
 pub mod platform;
 pub mod prune;
 pub mod record;

@@ -2,14 +2,14 @@
 
 use crate::bucket::{Bucket, bucket_of};
 use crate::error::{TuneError, render_diagnostics};
+use crate::plan::{Planned, Planner};
 use crate::schema::Schema;
-use crate::work::{Argument, GridWork, Multipliers, count_grid};
+use crate::work::{Argument, GridWork, Multipliers};
 use codegen_ptx::Target;
 use indexmap::IndexMap;
 use tile::contract::{Contract, Problem, ScalarValue, Step, StepArg, TensorSpec, contracts};
 use tile::jit::{self, Jit, JitError, TensorFacts};
 use tile::tensor::dense_strides;
-use tile_lang::typed::Program;
 use tile_lang::{Config, DType, nearest, space};
 
 /// A kernel at one problem.
@@ -19,15 +19,6 @@ pub struct Subject {
     pub contract: &'static dyn Contract,
     /// The problem.
     pub problem: Problem,
-}
-
-/// One launch of a configuration, its kernel checked.
-#[derive(Clone, Debug)]
-pub struct Planned {
-    /// The launch.
-    pub step: Step,
-    /// Its kernel with everything bound.
-    pub program: Program,
 }
 
 /// The contract of a kernel by name.
@@ -143,15 +134,7 @@ impl Subject {
     /// # Errors
     /// [`TuneError::Check`] with the messages at the kernel's lines.
     pub fn programs(&self, config: &Config) -> Result<Vec<Planned>, TuneError> {
-        let planned = |step: Step| match step.kernel.instantiate(&step.bindings) {
-            Ok(program) => Ok(Planned { step, program }),
-            Err(diagnostics) => Err(TuneError::Check {
-                kernel: step.kernel.name.to_owned(),
-                config: label(&step.config),
-                messages: render_diagnostics(&diagnostics, &step.kernel.files()),
-            }),
-        };
-        self.contract.steps(&self.problem, config).into_iter().map(planned).collect()
+        Planner::new(self).plan(config)
     }
 
     /// The work of a launch that belongs to `config`, where products may be of warpgroups or not.
@@ -165,10 +148,8 @@ impl Subject {
             StepArg::Scalar(ScalarValue::Index(v)) => Argument::Int(v as i64),
             StepArg::Scalar(ScalarValue::Bool(v)) => Argument::Int(v.into()),
         };
-        let step = &launch.step;
-        let args: Vec<Argument> = step.args.iter().map(argument).collect();
-        let warps = Multipliers { num_warps: step.config.num_warps, has_wgmma };
-        count_grid(&launch.program, &args, step.grid, warps)
+        let args = launch.step.args.iter().map(argument).collect();
+        launch.work(args, Multipliers { num_warps: launch.step.config.num_warps, has_wgmma })
     }
 
     /// Fewest bytes of device memory that a launch moves: the problem's, or, of several launches, those of the

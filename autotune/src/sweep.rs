@@ -3,15 +3,15 @@
 use crate::cost::{Candidate, Limit, Resource, Timing, limiter, limits, predict};
 use crate::error::TuneError;
 use crate::explain::{PassNote, passes};
-use crate::footprint::footprint;
 use crate::journal::Journal;
 use crate::measured::{Measured, Report};
 use crate::occupancy::{Limiter, Usage, occupancy};
+use crate::plan::Planned;
 use crate::platform::Platform;
 use crate::prune::{Rejection, after_assembling, before_compiling};
 use crate::record::{Outcome, Provenance, Record, Resources, TrialNote};
 use crate::roles::{registers_wanted, roles};
-use crate::subject::{Planned, Subject, values};
+use crate::subject::{Subject, values};
 use codegen_ptx::gpu::passes::PassError;
 use codegen_ptx::gpu::resources::Role;
 use codegen_ptx::{LowerError, Ptxas, PtxasError, Target};
@@ -205,7 +205,7 @@ fn run_trial(
     if let Some(Rejection { outcome, reason }) = refused_before_compiling(platform, target, &launches) {
         return rejected(trial, outcome, reason);
     }
-    let least = footprint(&launches[0].program, trial.config.num_stages);
+    let least = launches[0].least;
     let named = values(&trial.config);
     let known = options.journal.and_then(|j| j.find("compile", &named).into_iter().next_back());
     let finding = match known {
@@ -247,9 +247,9 @@ pub(crate) fn refused_before_compiling(
     target: &Target,
     launches: &[Planned],
 ) -> Option<Rejection> {
-    launches.iter().find_map(|Planned { step, program }| {
-        before_compiling(platform, target, &step.config, &footprint(program, step.config.num_stages))
-    })
+    launches
+        .iter()
+        .find_map(|Planned { step, least, .. }| before_compiling(platform, target, &step.config, least))
 }
 
 /// Hands the model's view of each launch to `f`. Without the assembler's report, as many CTAs are assumed on an SM
@@ -265,14 +265,14 @@ fn for_launches(
     let target = Target::from_name(&platform.target).ok();
     for launch in launches {
         let own = &launch.step.config;
-        let least = footprint(&launch.program, own.num_stages);
-        let copying = target.map_or(0, |target| roles(platform, target, own, &least).copying);
+        let least = &launch.least;
+        let copying = target.map_or(0, |target| roles(platform, target, own, least).copying);
         let threads = (own.num_warps + copying) * 32;
         let fits = |registers, smem_bytes| occupancy(platform, Usage { threads, registers, smem_bytes }).ctas;
         let ctas_per_sm = match resources.registers {
             0 => {
                 let smem_bytes = resources.smem_bytes.max(least.bytes_with(own));
-                let unasked = fits(registers_wanted(own, &least), smem_bytes);
+                let unasked = fits(registers_wanted(own, least), smem_bytes);
                 fits(0, smem_bytes).min(own.occupancy.max(unasked))
             }
             registers => fits(registers, resources.smem_bytes),

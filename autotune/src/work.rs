@@ -107,6 +107,18 @@ pub fn count_grid(program: &Program, args: &[Argument], grid: [usize; 3], warps:
     GridWork { programs: grid.iter().product::<usize>() as f64, mean, imbalance }
 }
 
+/// Iterations of a loop that are counted, where none hands on a scalar: long ones are alike but for their ends.
+const SAMPLED_ITERATIONS: usize = 16;
+
+/// As [`sample`], with how many of `0..n` each stands for: the ends for themselves, the others for what is between.
+fn weighted_sample(n: usize, most: usize) -> impl Iterator<Item = (usize, f64)> {
+    let chosen = sample(n, most);
+    let inner = chosen.len().saturating_sub(2);
+    let times = if inner == 0 { 1.0 } else { (n - 2) as f64 / inner as f64 };
+    let is_end = move |at: usize| at == 0 || at + 1 == n;
+    chosen.into_iter().map(move |at| (at, if is_end(at) { 1.0 } else { times }))
+}
+
 /// At most `most` of `0..n`, the ends among them, evenly apart.
 fn sample(n: usize, most: usize) -> Vec<usize> {
     match n {
@@ -125,6 +137,7 @@ pub fn count_program(
     warps: Multipliers,
 ) -> Work {
     let mut counter = Counter {
+        program,
         args,
         grid,
         id,
@@ -147,6 +160,7 @@ enum Scalar {
 }
 
 struct Counter<'a> {
+    program: &'a Program,
     args: &'a [Argument],
     grid: [usize; 3],
     id: [usize; 3],
@@ -172,11 +186,16 @@ impl Counter<'_> {
                     self.forget(carried);
                     return;
                 };
-                let mut value = lo;
-                while value < hi {
-                    self.vars[*var] = Scalar::Int(value);
+                let step = step.max(1);
+                let iterations = (hi.max(lo).abs_diff(lo)).div_ceil(step as u64) as usize;
+                let hands_on_scalars = carried.iter().any(|v| !is_tile(&self.program.vars[*v].ty));
+                let most = if hands_on_scalars { iterations } else { SAMPLED_ITERATIONS };
+                for (at, times) in weighted_sample(iterations, most) {
+                    self.vars[*var] = Scalar::Int(lo + at as i64 * step);
+                    let before = std::mem::take(&mut self.work);
                     self.iteration(body);
-                    value += step.max(1);
+                    let one = std::mem::replace(&mut self.work, before);
+                    self.work.add(&one, times);
                 }
             }
             Stmt::While { before, cond, body, carried, .. } => loop {
@@ -644,6 +663,17 @@ mod tests {
         assert_eq!(of(128, true).mean.fragment_bytes, 4.0 * 2.0 * (64.0 + 128.0) * 64.0 * 2.0);
         let read = |tile_n| of(tile_n, true).mean.fragment_bytes * of(tile_n, true).programs;
         assert!(read(64) > read(128), "wide products read their rows less often");
+    }
+
+    #[test]
+    fn long_loops_are_counted_whole_by_a_sample() {
+        // 1008 iterations between the ends, which 14 stand for: a whole number each, so that sums are exact.
+        let (k, tile_k) = (64 * 1009 + 8, 64);
+        let subject = subject("matmul", &[("m", 128), ("n", 128), ("k", k), ("rhs_is_nk", 1)]);
+        let work = grid_work(&subject, &config(&[("TILE_M", 128), ("TILE_N", 128), ("TILE_K", tile_k)]));
+        assert_eq!(work.mean.rounds, 1010.0);
+        assert_eq!(work.mean.load_bytes, 2.0 * 128.0 * k as f64 * 2.0);
+        assert_eq!(weighted_sample(5, 16).collect::<Vec<_>>(), [0, 1, 2, 3, 4].map(|at| (at, 1.0)));
     }
 
     #[test]

@@ -32,8 +32,17 @@ pub fn candidates(kernel: &Function, fixed: &IndexMap<String, i64>) -> Result<Ve
     for (name, value) in fixed {
         start.set(name, *value);
     }
+    let axes: Vec<&TuneAxis> = kernel.tune.axes.iter().filter(|a| !fixed.contains_key(&a.name)).collect();
+    // Each constraint thins out the configurations as soon as no later axis can change it.
+    let last_read = |constraint: &Expr| axes.iter().rposition(|axis| reads(constraint, &axis.name));
+    let constraints: Vec<_> = kernel.tune.constraints.iter().map(|c| (last_read(c), c)).collect();
+    let thin = |configs: &mut Vec<Config>, last: Option<usize>| {
+        let decided: Vec<_> = constraints.iter().filter(|(read, _)| *read == last).collect();
+        configs.retain(|config| decided.iter().all(|(_, c)| is_met(c, config)));
+    };
     let mut configs = vec![start];
-    for axis in kernel.tune.axes.iter().filter(|a| !fixed.contains_key(&a.name)) {
+    thin(&mut configs, None);
+    for (position, axis) in axes.iter().enumerate() {
         let extend = |config: &Config| -> Vec<Config> {
             let with = |value: &i64| {
                 let mut config = config.clone();
@@ -43,8 +52,8 @@ pub fn candidates(kernel: &Function, fixed: &IndexMap<String, i64>) -> Result<Ve
             axis.values.iter().map(with).collect()
         };
         configs = configs.iter().flat_map(extend).collect();
+        thin(&mut configs, Some(position));
     }
-    configs.retain(|config| holds(kernel, config));
     Ok(configs)
 }
 
@@ -60,9 +69,19 @@ pub fn default_config(kernel: &Function, fixed: &IndexMap<String, i64>) -> Resul
     })
 }
 
-/// Whether every constraint of the kernel holds for a configuration that binds all it names.
-pub fn holds(kernel: &Function, config: &Config) -> bool {
-    kernel.tune.constraints.iter().all(|c| evaluate(c, config).is_some_and(|value| value != 0))
+/// Whether a constraint holds for a configuration that binds all it names.
+fn is_met(constraint: &Expr, config: &Config) -> bool {
+    evaluate(constraint, config).is_some_and(|value| value != 0)
+}
+
+/// Whether a constraint reads an axis or const parameter.
+fn reads(constraint: &Expr, name: &str) -> bool {
+    match &constraint.kind {
+        ExprKind::Name(read) => read == name,
+        ExprKind::Binary(_, lhs, rhs) => reads(lhs, name) || reads(rhs, name),
+        ExprKind::Unary(_, operand) => reads(operand, name),
+        _ => false,
+    }
 }
 
 /// What is wrong with a declared space, whatever the problem: unknown or repeated axes, candidates that the axis
