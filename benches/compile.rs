@@ -1,14 +1,14 @@
-//! From the tile language to PTX, in one process: the median for each target, and where the time goes.
+//! From the tile language to PTX, in one process: the median for each target, and where the time goes; and what the
+//! first launch of each case of `cases.json` takes on the host, choosing its configuration and compiling it.
 
-use autotune::subject::{Subject, find_contract};
+use autotune::configs::Configs;
+use autotune::subject::{Subject, find_contract, label};
+use benches::cases::cases;
 use codegen_ptx::Target;
 use criterion::Criterion;
 use indexmap::IndexMap;
 use std::hint::black_box;
-use std::time::Duration;
-// Linking the crate registers its kernels.
-use tilegym_kernels as _;
-
+use std::time::{Duration, Instant};
 /// Compilations whose stages are averaged for the breakdown.
 const BREAKDOWN_RUNS: u32 = 20;
 
@@ -45,6 +45,48 @@ fn breakdown(part: &str, run: impl Fn() -> Vec<(&'static str, Duration)>) {
     }
 }
 
+/// Prints what choosing the configuration of each case takes and what compiling it does, medians of a few runs: the
+/// median case, and the slowest.
+fn first_launches(target: &'static Target) {
+    let configs = Configs::open(None).unwrap_or_else(|e| panic!("{e}"));
+    let (mut choosing, mut compiling) = (Vec::new(), Vec::new());
+    for case in cases() {
+        let subject = case.subject().unwrap_or_else(|e| panic!("{e}"));
+        let choose = || configs.choose(&subject, target).unwrap_or_else(|e| panic!("{e}"));
+        let choice = choose();
+        let name = format!("{} {}: {} ({})", case.op, case.case, label(&choice.config), choice.origin);
+        let build = || subject.build(&choice.config, target, false).unwrap_or_else(|e| panic!("{e}"));
+        choosing.push((median_of_runs(|| drop(black_box(choose()))), name.clone()));
+        compiling.push((median_of_runs(|| drop(black_box(build()))), name));
+    }
+    for (what, mut times) in [("choosing", choosing), ("compiling", compiling)] {
+        times.sort();
+        let (slowest, name) = times.last().expect("there are cases");
+        let median = times[times.len() / 2].0;
+        println!(
+            "{}, {} cases, {what}: median {:.2} ms, at most {:.2} ms, of {name}",
+            target.part,
+            times.len(),
+            ms(median),
+            ms(*slowest)
+        );
+    }
+}
+
+/// Runs of each case.
+const CASE_RUNS: usize = 5;
+
+fn median_of_runs(run: impl Fn()) -> Duration {
+    let time = |_| {
+        let start = Instant::now();
+        run();
+        start.elapsed()
+    };
+    let mut times: Vec<Duration> = (0..CASE_RUNS).map(time).collect();
+    times.sort();
+    times[CASE_RUNS / 2]
+}
+
 fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
@@ -52,5 +94,6 @@ fn ms(time: Duration) -> f64 {
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     compile(&mut criterion);
+    Target::all().iter().for_each(|target| first_launches(target));
     criterion.final_summary();
 }

@@ -4,7 +4,6 @@
 //! line of JSON a figure is added to it. With `--serve` it runs and times what the standard input asks for, a line
 //! of JSON each way: `peers/peers.py` has our kernels measured so, beside others in one run.
 
-mod cases;
 mod gpu;
 mod serve;
 
@@ -13,7 +12,7 @@ use autotune::measure::problem::whole_input;
 use autotune::measure::protocol::Opening;
 use autotune::measure::stats::median;
 use autotune::measure::{Bench, Fault};
-use cases::{Case, Per};
+use benches::cases::{Case, Per, cases};
 use criterion::{Criterion, SamplingMode};
 use gpu::{Ready, Session};
 use serde_json::json;
@@ -21,9 +20,6 @@ use std::cell::RefCell;
 use std::error::Error;
 use std::io::Write;
 use std::time::Duration;
-// Linking the crate registers its kernels.
-use tilegym_kernels as _;
-
 /// The environment variable that names the file of figures.
 const JSON_VARIABLE: &str = "TILEWRIGHT_BENCH_JSON";
 /// The seed of the inputs.
@@ -48,7 +44,7 @@ fn main() {
         .measurement_time(Duration::from_secs(1))
         .configure_from_args();
     copy(&mut criterion, &session);
-    for case in cases::cases() {
+    for case in cases() {
         if let Err(error) = kernel(&mut criterion, &session, &case) {
             println!("{}/{}: not measured: {error}", case.op, case.case);
         }

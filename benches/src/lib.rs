@@ -1,1 +1,3 @@
 //! Criterion benches of the compiler and the kernels.
+
+pub mod cases;

@@ -5,6 +5,8 @@ use autotune::subject::{Subject, find_contract};
 use indexmap::IndexMap;
 use serde::Deserialize;
 use tile::DType;
+// Linking the crate registers its kernels.
+use tilegym_kernels as _;
 
 /// What a rate counts.
 #[derive(Clone, Copy, Debug, Deserialize)]
