@@ -20,7 +20,8 @@
 //! * **Occupancy.** `a` is what the registers and shared memory in the assembler's report allow, whatever the
 //!   configuration asked for.
 //! * **Wave quantization.** `programs / (SMs * a)` full waves and a tail, which takes as long as its fullest SM;
-//!   the heaviest program, not the mean, closes the launch.
+//!   the heaviest program, not the mean, closes the launch. Where the tail's sums are split over all CTAs, it takes its
+//!   share of a wave, and the time to hand parts of sums on through memory.
 //!
 //! The two ends of the estimate are everything overlapped and nothing overlapped. The model ranks configurations;
 //! its absolute times are rough. Constants that say so are fitted to measured sweeps of six kernels on an H200, the
@@ -49,6 +50,12 @@ const COVERED_SHARE: f64 = 0.5;
 const RING_LATENCY_CYCLES: f64 = 1000.0;
 /// Cycles of an iteration on the barriers of a ring (fitted).
 const RING_CYCLES: f64 = 100.0;
+/// Iterations of a part of a split program, at least.
+const LEAST_PART_ROUNDS: f64 = 4.0;
+/// Bytes of parts of sums that an SM stores a cycle while all do (measured on an H200).
+const PART_STORE_BYTES_PER_CYCLE: f64 = 33.0;
+/// Bytes of parts of sums that an SM loads a cycle while all do (measured on an H200).
+const PART_LOAD_BYTES_PER_CYCLE: f64 = 27.0;
 /// Warp schedulers of an SM.
 const SCHEDULERS: f64 = 4.0;
 /// Cycles to start a CTA, and to drain its last stores, while no other CTA runs (fitted).
@@ -88,6 +95,8 @@ pub struct Candidate<'a> {
     pub copies_ahead: bool,
     /// Whether CTAs walk over programs, so that the copies for the next one come while the present one ends.
     pub walks: bool,
+    /// Whether the sums of programs that do not fill a round of CTAs are split over all of them.
+    pub splits_tail: bool,
     /// CTAs that fit on an SM.
     pub ctas_per_sm: u32,
     /// Bytes each thread spills, stores and reloads together; once an iteration.
@@ -185,7 +194,16 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
         let programs = candidate.work.programs;
         let full = (programs / (sms * fit)).floor();
         let rest = programs - full * sms * fit;
-        let tail = if rest > 0.0 { time((rest / sms).ceil()) } else { 0.0 };
+        let tail = match rest {
+            0.0 => 0.0,
+            _ if candidate.splits_tail => {
+                let share = (rest / (sms * fit))
+                    .max(LEAST_PART_ROUNDS / candidate.work.mean.rounds.max(1.0))
+                    .min(1.0);
+                share * time(fit) + join_cycles(candidate)
+            }
+            _ => time((rest / sms).ceil()),
+        };
         // Programs start as others end, so that only the last ones to run are longer than the mean.
         let last = (candidate.work.imbalance - 1.0) * time(1.0);
         let cycles = full * time(fit) + tail + last;
@@ -193,6 +211,13 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
         soft_max(cycles / platform.clock_mhz, dram_us) + LAUNCH_US
     };
     Timing { us: launch(1.0, false), low_us: launch(0.0, false), high_us: launch(1.0, true) }
+}
+
+/// Cycles to leave the part of a split program's sum in memory, and to fetch and add up another's.
+fn join_cycles(candidate: &Candidate) -> f64 {
+    let part_bytes = candidate.work.mean.stored_elems * 4.0 * f64::from(candidate.ctas_per_sm.max(1));
+    part_bytes * (1.0 / PART_STORE_BYTES_PER_CYCLE + 1.0 / PART_LOAD_BYTES_PER_CYCLE)
+        + 2.0 * MEMORY_LATENCY_CYCLES
 }
 
 /// Cycles that one of `ctas` CTAs on an SM waits for memory, and for its start and end.
@@ -304,6 +329,7 @@ mod tests {
             num_stages: 2,
             copies_ahead: false,
             walks: false,
+            splits_tail: false,
             ctas_per_sm: 1,
             spill_bytes: 0,
             dram_bytes: 1e6,
@@ -368,6 +394,7 @@ mod tests {
                 num_stages: 4,
                 copies_ahead: false,
                 walks: false,
+                splits_tail: false,
                 ctas_per_sm: 2,
                 spill_bytes: 0,
                 dram_bytes,

@@ -283,6 +283,7 @@ fn for_launches(
             num_stages: own.num_stages,
             copies_ahead: copying > 0,
             walks: own.persistent,
+            splits_tail: own.persistent && own.split_tail > 0,
             ctas_per_sm,
             spill_bytes: resources.spill_bytes,
             dram_bytes: subject.bytes(launches, launch, config),

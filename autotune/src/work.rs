@@ -36,6 +36,8 @@ pub struct Work {
     pub load_bytes: f64,
     /// Bytes stored.
     pub store_bytes: f64,
+    /// Elements stored.
+    pub stored_elems: f64,
     /// Bytes that warps read from shared memory for the operands of products.
     pub fragment_bytes: f64,
     /// Iterations of loops that load: each waits for memory once.
@@ -56,6 +58,7 @@ impl Work {
         self.sfu_ops += other.sfu_ops * times;
         self.load_bytes += other.load_bytes * times;
         self.store_bytes += other.store_bytes * times;
+        self.stored_elems += other.stored_elems * times;
         self.fragment_bytes += other.fragment_bytes * times;
         self.rounds += other.rounds * times;
         self.uncounted += other.uncounted * times;
@@ -145,6 +148,7 @@ pub fn count_program(
         has_wgmma: warps.has_wgmma,
         whole_rows: any(&program.body, &wants_whole_rows),
         vars: vec![Scalar::Unknown; program.vars.len()],
+        transposed: vec![false; program.vars.len()],
         work: Work::default(),
     };
     counter.block(&program.body);
@@ -168,6 +172,8 @@ struct Counter<'a> {
     has_wgmma: bool,
     whole_rows: bool,
     vars: Vec<Scalar>,
+    /// Variables that hold loads transposed.
+    transposed: Vec<bool>,
     work: Work,
 }
 
@@ -178,7 +184,10 @@ impl Counter<'_> {
 
     fn stmt(&mut self, stmt: &Stmt) {
         match stmt {
-            Stmt::Let { var, value } | Stmt::Assign { var, value } => self.vars[*var] = self.expr(value),
+            Stmt::Let { var, value } | Stmt::Assign { var, value } => {
+                self.vars[*var] = self.expr(value);
+                self.transposed[*var] = self.is_transposed(value);
+            }
             Stmt::For { var, lo, hi, step, body, carried, .. } => {
                 let bounds = (self.expr(lo), self.expr(hi), self.expr(step));
                 let (Scalar::Int(lo), Scalar::Int(hi), Scalar::Int(step)) = bounds else {
@@ -224,12 +233,14 @@ impl Counter<'_> {
                 self.expr(value);
                 let bytes = self.inside_bytes(tensor, index, &value.ty);
                 self.work.store_bytes += bytes;
+                self.work.stored_elems += elems(&value.ty);
             }
             Stmt::Scatter { index, value, mask, .. } => {
                 index.iter().chain(std::iter::once(value)).chain(mask).for_each(|e| {
                     self.expr(e);
                 });
                 self.work.store_bytes += bytes_of(&value.ty);
+                self.work.stored_elems += elems(&value.ty);
             }
         }
     }
@@ -441,10 +452,25 @@ impl Counter<'_> {
         self.work.fragment_bytes += warps * (lhs_elems + cols * k) as f64 * f64::from(dtype.bits()) / 8.0;
     }
 
-    /// Warpgroups by rows and columns of a product that they can compute: of 16-bit operands, the rhs loaded.
+    /// Whether a tile is a load's, transposed.
+    fn is_transposed(&self, expr: &Expr) -> bool {
+        match &expr.kind {
+            ExprKind::Transpose(a, _) => !is_computed(a) && !self.is_transposed(a),
+            ExprKind::Var(var) => self.transposed[*var],
+            _ => false,
+        }
+    }
+
+    /// Warpgroups by rows and columns of a product that they can compute: the rhs loaded, and operands of 16 bits, or of
+    /// f8 with K along the rows of both in memory.
     fn warpgroups(&self, lhs: &Expr, rhs: &Expr) -> Option<[usize; 2]> {
         let dtype = rhs.ty.dtype();
-        let takes = self.has_wgmma && matches!(dtype, DType::F16 | DType::BF16) && !is_computed(rhs);
+        let fits = match dtype {
+            DType::F16 | DType::BF16 => true,
+            DType::F8E4M3FN => !self.whole_rows && self.is_transposed(rhs) && !self.is_transposed(lhs),
+            _ => false,
+        };
+        let takes = self.has_wgmma && fits && !is_computed(rhs);
         let shape = [lhs.ty.shape()[0], rhs.ty.shape()[1], lhs.ty.shape()[1]];
         takes.then(|| wgmma::split(shape, self.num_warps, dtype))?
     }
@@ -459,6 +485,10 @@ impl Counter<'_> {
         let rhs_elems = rows.div_ceil(wgmma::M) * cols * k;
         let groups = (groups_m * groups_n) as f64;
         *self.work.wgmma_flops.entry(dtype).or_default() += 2.0 * groups * (rows * cols * k) as f64;
+        if dtype == DType::F8E4M3FN {
+            // Sums of f8 products are added to the accumulator outside of the tensor cores, which round them more.
+            self.work.alu_ops += (m * n) as f64;
+        }
         self.work.fragment_bytes += groups * (lhs_elems + rhs_elems) as f64 * f64::from(dtype.bits()) / 8.0;
     }
 

@@ -20,6 +20,12 @@ const MOST_LOSS: f64 = 0.1;
 /// The least mean rank correlation of predicted and measured times (a ratchet).
 const MEAN_CORRELATION: f64 = 0.68;
 
+/// The farthest that the time predicted for a record's configuration may be from the measured one, as a factor (a
+/// ratchet).
+const FARTHEST: f64 = 1.8;
+/// The most records whose configuration may be taken to spill, or not to fit, though it runs (a ratchet).
+const REFUSED: usize = 17;
+
 /// How one record's trials were foreseen.
 #[derive(Debug)]
 struct Score {
@@ -98,6 +104,36 @@ fn the_model_foresees_the_tables_as_well_as_it_did() {
     );
     assert!(loss <= MEAN_LOSS && most <= MOST_LOSS, "mean loss {loss}, most {most}: {scores:?}");
     assert!(correlation >= MEAN_CORRELATION, "mean correlation {correlation}: {scores:?}");
+}
+
+/// The time that is predicted for each record's configuration is near the one that was measured.
+#[test]
+fn the_model_is_near_the_times_of_the_winners() {
+    let configs = Configs::open(Some(&folder())).expect("tables");
+    let target = Target::from_name("sm_90").expect("a target");
+    let (platform, mut farthest) = (configs.platform(target).expect("a platform"), 1.0f64);
+    let mut refused = 0;
+    for contract in tile::contract::contracts() {
+        let any = Subject::new(contract, None, &indexmap::IndexMap::new()).expect("default sizes");
+        for record in configs.table(&any, target).expect("a table").records {
+            let Some(measured) = record.time.filter(|_| record.provenance == Provenance::Measured) else {
+                continue;
+            };
+            let subject = Subject::new(contract, record.dtype, &record.tuned_at).expect("its problem");
+            let config = configuration(&record.config);
+            let sizes: Vec<_> = record.tuned_at.values().collect();
+            let Some(predicted) = foreseen(&subject, target, platform, &config) else {
+                println!("{} {sizes:?}: {} is refused", subject.kernel(), label(&config));
+                refused += 1;
+                continue;
+            };
+            let factor = predicted.us / measured.us;
+            println!("{} {sizes:?}: {:.1} us, {factor:.2} of it predicted", subject.kernel(), measured.us);
+            farthest = farthest.max(factor).max(1.0 / factor);
+        }
+    }
+    assert!(farthest <= FARTHEST, "a time is {farthest} times what is predicted, or the other way round");
+    assert!(refused <= REFUSED, "{refused} winners are taken not to run");
 }
 
 /// The choice of a launch without a record, as the assembler sees it: registers and spilled bytes of a thread.

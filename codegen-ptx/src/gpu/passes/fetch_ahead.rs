@@ -32,13 +32,13 @@ pub(super) struct Fetched<'c> {
     number: usize,
 }
 
-/// How a load of a loop's body is fetched ahead, by a map that `numbered` has a number for; none where its blocks do not
-/// follow one another, or where the tensor has no map for it.
+/// How a load of a loop's body is fetched ahead; none where its blocks do not follow one another, where its tensor has no
+/// map for it, or where `numbered` has no number for the view's map.
 pub(super) fn plan<'c>(
     module: &Module<'c>,
     cx: &PassContext,
     [op, load]: [Op<'c>; 2],
-    numbered: impl FnOnce(&TensorMap) -> usize,
+    numbered: impl FnOnce(Val<'c>, &TensorMap) -> Option<usize>,
 ) -> Option<Fetched<'c>> {
     let Some(GpuOp::GlobalLoad { view, index, .. }) = GpuOp::of(load) else { return None };
     let body = blocks_of(op)[0];
@@ -51,7 +51,7 @@ pub(super) fn plan<'c>(
     }
     let tile_shape = shape_of(type_of(results_of(load)[0]))?;
     let (iterations, map) = fetched_by(module, cx, view, (&tile_shape, along), MAX_ITERATIONS)?;
-    let number = numbered(&map);
+    let number = numbered(view, &map)?;
     Some(Fetched { view, index, tile_shape, along, iterations, map, number })
 }
 

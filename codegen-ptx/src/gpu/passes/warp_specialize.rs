@@ -127,8 +127,9 @@ fn specialize<'c>(module: &Module<'c>, cx: &mut PassContext) -> Vec<Plan<'c>> {
                     message += &format!("; and {} in front of the loop, of {stages} {slots}", front.len());
                 }
                 if !plan.fetched.is_empty() {
+                    let loads = if plan.fetched.len() == 1 { "load" } else { "loads" };
                     message +=
-                        &format!("; {} loads of the loop are fetched into L2 ahead", plan.fetched.len());
+                        &format!("; for {} {loads} of the loop it fetches into L2 ahead", plan.fetched.len());
                 }
                 cx.remark(PASS, place, message);
                 plans.extend(planned);
@@ -246,17 +247,19 @@ impl<'c> Planner<'_, 'c> {
         for op in &nest {
             self.close(operands_of(*op)[..3].to_vec(), &nest, &mut needed)?;
         }
+        let module = self.module;
         let mut fetched = Vec::new();
         for load in order {
-            let Some(GpuOp::GlobalLoad { view, .. }) = GpuOp::of(load) else { continue };
-            let (module, mut for_load) = (self.module, HashSet::new());
-            if !self.written.contains(&root_view(view))
-                && self.close(operands_of(load), &nest, &mut for_load).is_ok()
-                && let Some(plan) = fetch_ahead::plan(module, cx, [op, load], |map| self.number(map))
-            {
-                needed.extend(for_load);
-                fetched.push(plan);
-            }
+            let planned = fetch_ahead::plan(module, cx, [op, load], |view, map| {
+                let mut for_load = HashSet::new();
+                let is_known = !self.written.contains(&root_view(view))
+                    && self.close(operands_of(load), &nest, &mut for_load).is_ok();
+                is_known.then(|| {
+                    needed.extend(for_load);
+                    self.number(map)
+                })
+            });
+            fetched.extend(planned);
         }
         self.needed.extend(needed);
         self.taken.extend(&nest);
