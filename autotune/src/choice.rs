@@ -48,7 +48,8 @@ fn overflows(platform: &Platform, target: &Target, Planned { step, least, .. }: 
     let smem_bytes = least.bytes_with(&step.config) + OTHER_SMEM_BYTES;
     let asked = step.config.occupancy.max(1) as usize;
     smem_bytes > (platform.smem_per_sm_bytes / asked).min(platform.smem_per_cta_bytes)
-        || registers_needed(&step.config, least) > roles(platform, target, &step.config, least).registers
+        || registers_needed(target, &step.config, least)
+            > roles(platform, target, &step.config, least).registers
 }
 
 /// The model's choice without compiling: of the candidates that nothing rules out the one with the least predicted

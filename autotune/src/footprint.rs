@@ -22,15 +22,25 @@ pub struct Footprint {
     /// Of those, the ones that hold the results of products.
     pub accumulator_registers: usize,
     /// An estimate of the 32-bit registers of the whole CTA that hold tiles at once.
-    pub live_registers: usize,
+    pub live: LiveRegisters,
+}
+
+/// Registers of the whole CTA that hold tiles at once, by who multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveRegisters {
+    /// Where warps do.
+    pub by_warps: usize,
+    /// Where warpgroups do what they can.
+    pub by_groups: usize,
 }
 
 /// The memory one program cannot do without.
 pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
     let held_bytes = held_bytes(&program.body, &product_operands(&program.body));
-    let live_registers = live_registers(program);
+    let live =
+        LiveRegisters { by_warps: live_registers(program, false), by_groups: live_registers(program, true) };
     let staged_bytes = staged_bytes(&program.body);
-    let mut least = Footprint { held_bytes, staged_bytes, live_registers, ..Footprint::default() };
+    let mut least = Footprint { held_bytes, staged_bytes, live, ..Footprint::default() };
     for_each_loop(&program.body, &mut |body, carried| {
         let mut scan =
             LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
@@ -178,7 +188,7 @@ mod tests {
     #[test]
     fn tiles_are_alive_across_reductions_and_products() {
         let tile = 128 * 64;
-        let live = |kernel, sizes: &[_], values: &[_]| footprint_of(kernel, sizes, values, 2).live_registers;
+        let live = |kernel, sizes: &[_], values: &[_]| footprint_of(kernel, sizes, values, 2).live.by_groups;
         assert_eq!(live("matmul", &[], &[("TILE_M", 128), ("TILE_N", 64), ("TILE_K", 64)]), tile);
         // The sum of values, the scores, and the weights made of them; a few numbers of each row.
         let fmha = live("fmha", &[("head_dim", 64)], &[("TILE_M", 128), ("TILE_N", 64)]);
@@ -186,6 +196,19 @@ mod tests {
         // Rows in f32 while they are summed, beside one gain of 16 bits for all of them.
         let rows = live("rms_norm", &[("columns", 8192)], &[("ROWS", 4), ("TILE_N", 8192)]);
         assert!((4 * 8192..4 * 8192 + 8192 / 2 + 64).contains(&rows), "{rows}");
+    }
+
+    #[test]
+    fn widened_weights_are_held_by_warpgroups_alone() {
+        let live = |values: &[_]| footprint_of("nvfp4_gemm", &[("m", 256)], values, 2).live;
+        let tiles = |m, n, k| live(&[("TILE_M", m), ("TILE_N", n), ("TILE_K", k), ("SPLITS", 1)]);
+        // Beside the sum: nothing, or the weights in 16 bits; a number of each row.
+        let sum = 128 * 8;
+        let few = tiles(8, 128, 512);
+        assert_eq!((few.by_warps, few.by_groups), (sum, sum));
+        let (sum, weights) = (128 * 64, 128 * 256 / 2);
+        let many = tiles(64, 128, 256);
+        assert_eq!((many.by_warps, many.by_groups), (sum, sum + weights));
     }
 
     fn footprint_of(

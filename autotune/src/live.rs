@@ -2,20 +2,74 @@
 //!
 //! Tiles are followed from where they are made to where they are last read. Elementwise chains go element by element
 //! and hold no whole tile, so that only places count where one is needed: reductions and products. Tiles that products
-//! read out of shared memory take no registers, and neither do constants, which are made again where they are used.
+//! read out of shared memory take no registers, and neither do constants, which are made again where they are used, nor
+//! what is made of loads on the way to a product alone, such as widened weights: of that, warps make a piece at a time,
+//! and warpgroups the whole operand.
 
 use crate::footprint::registers_of;
-use crate::work::operands;
+use crate::work::{MANY_COLUMNS, operands};
+use codegen_ptx::layout::wgmma;
 use std::collections::{BTreeSet, HashMap};
 use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 
-/// Registers of all threads of a CTA that hold tiles at once, at the place where they are most.
-pub fn live_registers(program: &Program) -> usize {
+/// Registers of all threads of a CTA that hold tiles at once, at the place where they are most: where warpgroups multiply
+/// if they can, or warps alone.
+pub fn live_registers(program: &Program, has_wgmma: bool) -> usize {
     let operands = product_operands(&program.body);
-    let mut scan = Scan { registers: HashMap::new(), operands, most: 0 };
+    let on_the_way = on_the_way(program);
+    let mut scan = Scan { registers: HashMap::new(), operands, on_the_way, has_wgmma, most: 0 };
     scan.define(&program.body);
     scan.block(&program.body, &mut BTreeSet::new());
     scan.most
+}
+
+/// Variables whose tiles are made of loads, and read by nothing but others of them and operands of products.
+fn on_the_way(program: &Program) -> BTreeSet<VarId> {
+    let mut found = BTreeSet::new();
+    for_each_stmt(&program.body, &mut |stmt| match stmt {
+        Stmt::Let { var, value } if is_tile(value) && is_of_loads(value, &found) => {
+            found.insert(*var);
+        }
+        Stmt::Assign { var, .. } => {
+            found.remove(var);
+        }
+        _ => {}
+    });
+    loop {
+        let mut read_otherwise = BTreeSet::new();
+        for_each_stmt(&program.body, &mut |stmt| match stmt {
+            Stmt::Let { var, .. } if found.contains(var) => {}
+            _ => values(stmt).into_iter().for_each(|value| read_apart(value, &found, &mut read_otherwise)),
+        });
+        let known = found.len();
+        found.retain(|var| !read_otherwise.contains(var));
+        if found.len() == known {
+            return found;
+        }
+    }
+}
+
+/// Whether a value is computed, element by element, of loads and of variables of `made`.
+fn is_of_loads(expr: &Expr, made: &BTreeSet<VarId>) -> bool {
+    match &expr.kind {
+        ExprKind::Reduce(..) | ExprKind::Mma(..) | ExprKind::MmaScaled(_) => false,
+        ExprKind::Var(var) => !is_tile(expr) || made.contains(var),
+        _ => operands(expr).into_iter().all(|e| is_of_loads(e, made)),
+    }
+}
+
+/// The variables that an expression reads apart from operands of products that are computed of `made`.
+fn read_apart(expr: &Expr, made: &BTreeSet<VarId>, read: &mut BTreeSet<VarId>) {
+    match &expr.kind {
+        ExprKind::Var(var) => {
+            read.insert(*var);
+        }
+        ExprKind::Mma(lhs, rhs, acc) => {
+            let apart = [lhs, rhs].into_iter().filter(|e| !is_of_loads(e, made));
+            apart.chain([acc]).for_each(|e| read_apart(e, made, read));
+        }
+        _ => operands(expr).into_iter().for_each(|e| read_apart(e, made, read)),
+    }
 }
 
 /// Variables that products read as they are, but for their shape.
@@ -34,6 +88,10 @@ struct Scan {
     registers: HashMap<VarId, usize>,
     /// Variables that products read as they are.
     operands: BTreeSet<VarId>,
+    /// Variables that are nothing but on the way from loads to products.
+    on_the_way: BTreeSet<VarId>,
+    /// Whether warpgroups multiply what they can.
+    has_wgmma: bool,
     most: usize,
 }
 
@@ -43,10 +101,8 @@ impl Scan {
         for stmt in stmts {
             match stmt {
                 Stmt::Let { var, value } | Stmt::Assign { var, value } => {
-                    let taken = match is_load(value) && self.operands.contains(var) {
-                        true => 0,
-                        false => self.taken(value),
-                    };
+                    let in_smem = is_load(value) && self.operands.contains(var);
+                    let taken = if in_smem || self.on_the_way.contains(var) { 0 } else { self.taken(value) };
                     let most = self.registers.entry(*var).or_default();
                     *most = taken.max(*most);
                 }
@@ -68,9 +124,12 @@ impl Scan {
     /// True for what is cheaper to make again than to keep.
     fn is_constant(&self, expr: &Expr) -> bool {
         match &expr.kind {
-            _ if !matches!(expr.ty, Type::Tile { .. }) => true,
+            _ if !is_tile(expr) => true,
             ExprKind::Full(_) | ExprKind::Iota => true,
-            ExprKind::Var(var) => self.registers.get(var) == Some(&0) && !self.operands.contains(var),
+            ExprKind::Var(var) => {
+                let is_made = self.operands.contains(var) || self.on_the_way.contains(var);
+                self.registers.get(var) == Some(&0) && !is_made
+            }
             ExprKind::Load { .. } | ExprKind::Gather { .. } => false,
             _ => expr.children().into_iter().all(|e| self.is_constant(e)),
         }
@@ -93,9 +152,8 @@ impl Scan {
                     live.remove(var);
                     self.read(value, live);
                 }
-                Stmt::Store { value, .. } => self.read(value, live),
-                Stmt::Scatter { index, value, mask, .. } => {
-                    index.iter().chain([value]).chain(mask).for_each(|e| self.read(e, live));
+                Stmt::Store { .. } | Stmt::Scatter { .. } => {
+                    values(stmt).into_iter().for_each(|e| self.read(e, live));
                 }
                 Stmt::For { body, carried, .. } | Stmt::While { body, carried, .. } => {
                     // What an iteration reads first is live at the end of the one before: the second time knows.
@@ -117,15 +175,21 @@ impl Scan {
         }
     }
 
+    /// Whether warpgroups multiply by a lhs that they widen in registers: for few columns it does not pay.
+    fn by_groups(&self, lhs: &Expr, rhs: &Expr) -> bool {
+        self.has_wgmma && lhs.ty.shape()[0] >= wgmma::M && rhs.ty.shape()[1] >= MANY_COLUMNS
+    }
+
     /// Adds what an expression reads; what a product holds of its operands and sums is
     /// beside what they are computed from.
     fn read(&mut self, expr: &Expr, live: &mut BTreeSet<VarId>) {
         let (mut read, mut beside) = (Vec::new(), 0);
         within(expr, &mut |e| match &e.kind {
             ExprKind::Var(var) => read.push(*var),
-            ExprKind::Mma(lhs, ..) => {
-                let computed = variable(lhs).is_none() && !is_load(lhs);
-                let operand = if computed { registers_of(&lhs.ty) } else { 0 };
+            ExprKind::Mma(lhs, rhs, _) => {
+                let is_computed = variable(lhs).is_none() && !is_load(lhs);
+                let in_pieces = is_of_loads(lhs, &self.on_the_way) && !self.by_groups(lhs, rhs);
+                let operand = if is_computed && !in_pieces { registers_of(&lhs.ty) } else { 0 };
                 // Products of 8 bits are summed apart before they are added, and fragments of 32 bits are large.
                 let sums = match lhs.ty.dtype().bits() {
                     8 => registers_of(&e.ty),
@@ -185,12 +249,25 @@ fn bodies(stmt: &Stmt) -> Vec<&[Stmt]> {
 }
 
 fn for_each_expr<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a Expr)) {
+    for_each_stmt(stmts, &mut |stmt| values(stmt).into_iter().for_each(|value| within(value, visit)));
+}
+
+fn for_each_stmt<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a Stmt)) {
     for stmt in stmts {
-        match stmt {
-            Stmt::Let { value, .. } | Stmt::Assign { value, .. } | Stmt::Store { value, .. } => {
-                within(value, visit)
-            }
-            _ => bodies(stmt).into_iter().for_each(|body| for_each_expr(body, visit)),
-        }
+        visit(stmt);
+        bodies(stmt).into_iter().for_each(|body| for_each_stmt(body, visit));
     }
+}
+
+/// The expressions of a statement that may hold tiles.
+fn values(stmt: &Stmt) -> Vec<&Expr> {
+    match stmt {
+        Stmt::Let { value, .. } | Stmt::Assign { value, .. } | Stmt::Store { value, .. } => vec![value],
+        Stmt::Scatter { index, value, mask, .. } => index.iter().chain([value]).chain(mask).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn is_tile(expr: &Expr) -> bool {
+    matches!(expr.ty, Type::Tile { .. })
 }

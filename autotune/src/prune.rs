@@ -103,6 +103,7 @@ fn over_registers(target: &Target, config: &Config, least: &Footprint, reason: S
 mod tests {
     use super::*;
     use crate::files::Source;
+    use crate::footprint::LiveRegisters;
     use crate::platform::{BUILT_IN, parse_platforms, platform_of};
 
     fn judge(part: &str, least: Footprint, change: impl Fn(&mut Config)) -> Option<Rejection> {
@@ -121,7 +122,7 @@ mod tests {
         staged_bytes: 0,
         registers: 66_048,
         accumulator_registers: 65_536,
-        live_registers: 0,
+        live: LiveRegisters { by_warps: 0, by_groups: 0 },
     };
 
     #[test]

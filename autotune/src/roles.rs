@@ -47,23 +47,25 @@ pub fn roles(platform: &Platform, target: &Target, config: &Config, least: &Foot
 }
 
 /// Registers of a thread that a kernel is estimated to need; with fewer it spills.
-pub fn registers_needed(config: &Config, least: &Footprint) -> u32 {
-    of_tiles(config, least) + OTHER_REGISTERS
+pub fn registers_needed(target: &Target, config: &Config, least: &Footprint) -> u32 {
+    of_tiles(target, config, least) + OTHER_REGISTERS
 }
 
 /// Registers of a thread that a kernel is estimated to have where it may have any number.
-pub fn registers_wanted(config: &Config, least: &Footprint) -> u32 {
-    of_tiles(config, least) + MOST_OTHER_REGISTERS
+pub fn registers_wanted(target: &Target, config: &Config, least: &Footprint) -> u32 {
+    of_tiles(target, config, least) + MOST_OTHER_REGISTERS
 }
 
-fn of_tiles(config: &Config, least: &Footprint) -> u32 {
-    (least.live_registers / (config.num_warps * 32) as usize) as u32
+fn of_tiles(target: &Target, config: &Config, least: &Footprint) -> u32 {
+    let live = if target.has_wgmma() { least.live.by_groups } else { least.live.by_warps };
+    (live / (config.num_warps * 32) as usize) as u32
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::files::Source;
+    use crate::footprint::LiveRegisters;
     use crate::platform::{BUILT_IN, parse_platforms, platform_of};
 
     fn of(part: &str, num_warps: u32, occupancy: u32) -> Roles {
@@ -88,8 +90,11 @@ mod tests {
     #[test]
     fn a_kernel_needs_registers_for_more_than_tiles() {
         let config = Config { num_warps: 4, ..Config::default() };
-        let least = Footprint { live_registers: 128 * 100, ..Footprint::default() };
-        assert!(registers_needed(&config, &least) > 100);
-        assert!(registers_wanted(&config, &least) > registers_needed(&config, &least));
+        let live = LiveRegisters { by_warps: 128 * 100, by_groups: 128 * 120 };
+        let least = Footprint { live, ..Footprint::default() };
+        let [warps, groups] = ["sm_121", "sm_90"].map(|part| Target::from_name(part).expect("a target"));
+        assert!(registers_needed(warps, &config, &least) > 100);
+        assert!(registers_needed(groups, &config, &least) > registers_needed(warps, &config, &least));
+        assert!(registers_wanted(warps, &config, &least) > registers_needed(warps, &config, &least));
     }
 }

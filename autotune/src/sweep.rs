@@ -272,7 +272,7 @@ fn for_launches(
         let ctas_per_sm = match resources.registers {
             0 => {
                 let smem_bytes = resources.smem_bytes.max(least.bytes_with(own));
-                let unasked = fits(registers_wanted(own, least), smem_bytes);
+                let unasked = target.map_or(0, |t| fits(registers_wanted(t, own, least), smem_bytes));
                 fits(0, smem_bytes).min(own.occupancy.max(unasked))
             }
             registers => fits(registers, resources.smem_bytes),

@@ -76,6 +76,9 @@ pub struct GridWork {
     pub imbalance: f64,
 }
 
+/// Columns of a product for which warpgroups multiply by a lhs that is computed.
+pub(crate) const MANY_COLUMNS: usize = 64;
+
 /// Programs sampled along the first axis, whose work may differ; two along the others.
 const SAMPLES: usize = 16;
 
@@ -461,8 +464,8 @@ impl Counter<'_> {
         }
     }
 
-    /// Warpgroups by rows and columns of a product that they can compute: the rhs loaded, and operands of 16 bits, or of
-    /// f8 with K along the rows of both in memory.
+    /// Warpgroups by rows and columns of a product that they compute: the rhs loaded, and operands of 16 bits, or of
+    /// f8 with K along the rows of both in memory; not where a computed lhs is for few columns.
     fn warpgroups(&self, lhs: &Expr, rhs: &Expr) -> Option<[usize; 2]> {
         let dtype = rhs.ty.dtype();
         let fits = match dtype {
@@ -470,7 +473,8 @@ impl Counter<'_> {
             DType::F8E4M3FN => !self.whole_rows && self.is_transposed(rhs) && !self.is_transposed(lhs),
             _ => false,
         };
-        let takes = self.has_wgmma && fits && !is_computed(rhs);
+        let pays = !is_computed(lhs) || rhs.ty.shape()[1] >= MANY_COLUMNS;
+        let takes = self.has_wgmma && fits && pays && !is_computed(rhs);
         let shape = [lhs.ty.shape()[0], rhs.ty.shape()[1], lhs.ty.shape()[1]];
         takes.then(|| wgmma::split(shape, self.num_warps, dtype))?
     }

@@ -24,7 +24,7 @@ const MEAN_CORRELATION: f64 = 0.68;
 /// ratchet).
 const FARTHEST: f64 = 1.8;
 /// The most records whose configuration may be taken to spill, or not to fit, though it runs (a ratchet).
-const REFUSED: usize = 17;
+const REFUSED: usize = 3;
 
 /// How one record's trials were foreseen.
 #[derive(Debug)]
