@@ -1,8 +1,8 @@
 //! The memory that one program of a kernel cannot do without, read off the kernel alone.
 
-use crate::live::{is_load, live_registers, product_operands};
+use crate::live::{is_load, is_of_loads, live_registers, on_the_way, product_operands};
 use crate::work::{bytes_of, elems, operands};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use tile_lang::Config;
 use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 
@@ -40,10 +40,18 @@ pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
     let live =
         LiveRegisters { by_warps: live_registers(program, false), by_groups: live_registers(program, true) };
     let staged_bytes = staged_bytes(&program.body);
+    let on_the_way = on_the_way(program);
     let mut least = Footprint { held_bytes, staged_bytes, live, ..Footprint::default() };
     for_each_loop(&program.body, &mut |body, carried| {
-        let mut scan =
-            LoopScan { fed: Vec::new(), loads: Vec::new(), carried, accumulators: Vec::new(), product: 0 };
+        let mut scan = LoopScan {
+            fed: Vec::new(),
+            loads: Vec::new(),
+            carried,
+            on_the_way: &on_the_way,
+            made: HashMap::new(),
+            accumulators: Vec::new(),
+            product: 0,
+        };
         scan.block(body);
         let sum = |vars: &[VarId]| vars.iter().map(|&v| registers_of(&program.vars[v].ty)).sum::<usize>();
         least.registers = least.registers.max(sum(carried) + scan.product);
@@ -103,26 +111,32 @@ fn for_each_loop<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a [Stmt], &'a [V
     }
 }
 
-/// Finds the loads of one loop body (not of loops inside it) that feed products through nothing but reshapes and
-/// transposes, and the largest product that is not itself carried.
+/// Finds the loads of one loop body (not of loops inside it) that products read, as they are or widened, and the largest
+/// product that is not itself carried.
 struct LoopScan<'a> {
     /// Variables that name a load: the variable and the load's index.
     fed: Vec<(VarId, usize)>,
     /// Bytes of each load, and whether a product uses it.
     loads: Vec<(usize, bool)>,
     carried: &'a [VarId],
+    /// Variables that are nothing but on the way from loads to products.
+    on_the_way: &'a BTreeSet<VarId>,
+    /// What those are computed by, until a product reads them.
+    made: HashMap<VarId, &'a Expr>,
     /// Carried variables that products are assigned to.
     accumulators: Vec<VarId>,
     product: usize,
 }
 
-impl LoopScan<'_> {
-    fn block(&mut self, stmts: &[Stmt]) {
+impl<'a> LoopScan<'a> {
+    fn block(&mut self, stmts: &'a [Stmt]) {
         for stmt in stmts {
             match stmt {
                 Stmt::Let { var, value } | Stmt::Assign { var, value } => {
                     if let Some(load) = self.operand(value) {
                         self.fed.push((*var, load));
+                    } else if self.on_the_way.contains(var) {
+                        self.made.insert(*var, value);
                     } else {
                         let carried = self.carried.contains(var);
                         if carried
@@ -157,12 +171,29 @@ impl LoopScan<'_> {
         }
     }
 
-    fn expr(&mut self, expr: &Expr, carried: bool) {
+    /// Counts the loads that an operand is widened from; not those of scales, which registers may hold.
+    fn feed(&mut self, expr: &'a Expr) {
+        match &expr.kind {
+            ExprKind::Load { .. } => self.loads.push((bytes_of(&expr.ty) as usize, true)),
+            ExprKind::Var(var) => match self.made.remove(var) {
+                Some(value) => self.feed(value),
+                None => {
+                    let load = self.fed.iter().rev().find(|(v, _)| v == var);
+                    load.into_iter().for_each(|(_, load)| self.loads[*load].1 = true);
+                }
+            },
+            ExprKind::Broadcast(_) => {}
+            _ => operands(expr).into_iter().for_each(|e| self.feed(e)),
+        }
+    }
+
+    fn expr(&mut self, expr: &'a Expr, carried: bool) {
         match &expr.kind {
             ExprKind::Mma(lhs, rhs, acc) => {
                 for operand in [lhs, rhs] {
                     match self.operand(operand) {
                         Some(load) => self.loads[load].1 = true,
+                        None if is_of_loads(operand, self.on_the_way) => self.feed(operand),
                         None => self.expr(operand, false),
                     }
                 }
@@ -209,6 +240,10 @@ mod tests {
         let (sum, weights) = (128 * 64, 128 * 256 / 2);
         let many = tiles(64, 128, 256);
         assert_eq!((many.by_warps, many.by_groups), (sum, sum + weights));
+        // Both operands wait in shared memory, the weights as narrow as they are.
+        let tiles = [("TILE_M", 64), ("TILE_N", 128), ("TILE_K", 256), ("SPLITS", 1)];
+        let least = footprint_of("nvfp4_gemm", &[("m", 256)], &tiles, 3);
+        assert_eq!(least.smem_bytes, 3 * (64 * 256 * 2 + 128 * 256 / 2));
     }
 
     fn footprint_of(

@@ -24,7 +24,7 @@ pub fn live_registers(program: &Program, has_wgmma: bool) -> usize {
 }
 
 /// Variables whose tiles are made of loads, and read by nothing but others of them and operands of products.
-fn on_the_way(program: &Program) -> BTreeSet<VarId> {
+pub(crate) fn on_the_way(program: &Program) -> BTreeSet<VarId> {
     let mut found = BTreeSet::new();
     for_each_stmt(&program.body, &mut |stmt| match stmt {
         Stmt::Let { var, value } if is_tile(value) && is_of_loads(value, &found) => {
@@ -50,7 +50,7 @@ fn on_the_way(program: &Program) -> BTreeSet<VarId> {
 }
 
 /// Whether a value is computed, element by element, of loads and of variables of `made`.
-fn is_of_loads(expr: &Expr, made: &BTreeSet<VarId>) -> bool {
+pub(crate) fn is_of_loads(expr: &Expr, made: &BTreeSet<VarId>) -> bool {
     match &expr.kind {
         ExprKind::Reduce(..) | ExprKind::Mma(..) | ExprKind::MmaScaled(_) => false,
         ExprKind::Var(var) => !is_tile(expr) || made.contains(var),
