@@ -29,6 +29,7 @@
 
 use crate::platform::Platform;
 use crate::work::GridWork;
+use codegen_ptx::gpu::resources::LEAST_PART_ITERATIONS;
 use serde::{Deserialize, Serialize};
 
 /// Cycles from a load to its data, from device memory under load.
@@ -50,8 +51,6 @@ const COVERED_SHARE: f64 = 0.5;
 const RING_LATENCY_CYCLES: f64 = 1000.0;
 /// Cycles of an iteration on the barriers of a ring (fitted).
 const RING_CYCLES: f64 = 100.0;
-/// Iterations of a part of a split program, at least.
-const LEAST_PART_ROUNDS: f64 = 4.0;
 /// Bytes of parts of sums that an SM stores a cycle while all do (measured on an H200).
 const PART_STORE_BYTES_PER_CYCLE: f64 = 33.0;
 /// Bytes of parts of sums that an SM loads a cycle while all do (measured on an H200).
@@ -198,7 +197,7 @@ pub fn predict(platform: &Platform, candidate: &Candidate) -> Timing {
             0.0 => 0.0,
             _ if candidate.splits_tail => {
                 let share = (rest / (sms * fit))
-                    .max(LEAST_PART_ROUNDS / candidate.work.mean.rounds.max(1.0))
+                    .max(LEAST_PART_ITERATIONS as f64 / candidate.work.mean.rounds.max(1.0))
                     .min(1.0);
                 share * time(fit) + join_cycles(candidate)
             }

@@ -7,7 +7,7 @@
 //! and warpgroups the whole operand.
 
 use crate::footprint::registers_of;
-use crate::work::{MANY_COLUMNS, operands};
+use crate::work::operands;
 use codegen_ptx::layout::wgmma;
 use std::collections::{BTreeSet, HashMap};
 use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
@@ -177,7 +177,7 @@ impl Scan {
 
     /// Whether warpgroups multiply by a lhs that they widen in registers: for few columns it does not pay.
     fn by_groups(&self, lhs: &Expr, rhs: &Expr) -> bool {
-        self.has_wgmma && lhs.ty.shape()[0] >= wgmma::M && rhs.ty.shape()[1] >= MANY_COLUMNS
+        self.has_wgmma && lhs.ty.shape()[0] >= wgmma::M && rhs.ty.shape()[1] >= wgmma::MANY_COLUMNS
     }
 
     /// Adds what an expression reads; what a product holds of its operands and sums is

@@ -76,9 +76,6 @@ pub struct GridWork {
     pub imbalance: f64,
 }
 
-/// Columns of a product for which warpgroups multiply by a lhs that is computed.
-pub(crate) const MANY_COLUMNS: usize = 64;
-
 /// Programs sampled along the first axis, whose work may differ; two along the others.
 const SAMPLES: usize = 16;
 
@@ -473,7 +470,7 @@ impl Counter<'_> {
             DType::F8E4M3FN => !self.whole_rows && self.is_transposed(rhs) && !self.is_transposed(lhs),
             _ => false,
         };
-        let pays = !is_computed(lhs) || rhs.ty.shape()[1] >= MANY_COLUMNS;
+        let pays = !is_computed(lhs) || rhs.ty.shape()[1] >= wgmma::MANY_COLUMNS;
         let takes = self.has_wgmma && fits && pays && !is_computed(rhs);
         let shape = [lhs.ty.shape()[0], rhs.ty.shape()[1], lhs.ty.shape()[1]];
         takes.then(|| wgmma::split(shape, self.num_warps, dtype))?

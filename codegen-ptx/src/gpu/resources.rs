@@ -11,6 +11,8 @@ use tile_ir::Module;
 use tile_ir::context::Place;
 use tile_ir::types::{Val, args_of, nested_ops, results_of, root_view, type_of, view_of};
 
+/// Iterations of a part of a sum that CTAs share, at least: fewer cost more to join than they save.
+pub const LEAST_PART_ITERATIONS: i64 = 4;
 /// Registers of a thread that only copies; the least that can be asked for.
 const COPYING_REGISTERS: usize = 24;
 /// The most registers that a thread can ask for, as multiples of 8 go.

@@ -19,6 +19,9 @@ pub const M: usize = 64;
 pub const MAX_N: usize = 256;
 /// Bits of a descriptor's address, which counts 16 bytes.
 pub const ADDRESS_MASK: i64 = 0x3fff;
+/// Columns of a product for which an operand is computed in the order of K that `wgmma` has, though another order
+/// would be cheaper.
+pub const MANY_COLUMNS: usize = 64;
 /// Warps that execute one instruction together.
 pub const WARPS: usize = 4;
 /// Bits of a warp's number in its warpgroup; those above are the warpgroup's number.

@@ -16,6 +16,7 @@
 //! and an arrival in `join_parts`, where the sum has a layout.
 
 use super::rewrite::{Renamed, UNSIGNED_LESS, address_of, clone_op, compare, is_zero, set_operand};
+use crate::gpu::resources::LEAST_PART_ITERATIONS;
 use melior::ir::operation::OperationLike;
 use std::convert::Infallible;
 use tile_ir::passes::{Effect, effect, int_constant};
@@ -90,9 +91,6 @@ pub(super) fn sum<'c>(program: &[Op<'c>]) -> Result<Sum<'c>, &'static str> {
 fn is_frame(op: Op) -> bool {
     name_of(op).starts_with("scf.")
 }
-
-/// Iterations of a part, at least: fewer cost more to join than they save.
-const LEAST_ITERATIONS: i64 = 4;
 
 /// Index arithmetic.
 struct Indices<'a, 'c>(&'a Builder<'c>);
@@ -194,7 +192,7 @@ impl<'c> Share<'c> {
         let asked = operands_of(sum.adds)[1];
         let bound = renamed.get(&address_of(asked)).copied().unwrap_or(asked);
         let i = Indices(b);
-        let [zero, one, two, least] = [0, 1, 2, LEAST_ITERATIONS].map(|n| i.number(n));
+        let [zero, one, two, least] = [0, 1, 2, LEAST_PART_ITERATIONS].map(|n| i.number(n));
         let flag = |condition| i.select(condition, one, zero);
         let next = i.add(cta, one);
         // Where a CTA's iterations start, of some that are dealt out in order.

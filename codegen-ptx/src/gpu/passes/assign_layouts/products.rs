@@ -84,7 +84,7 @@ pub(super) fn plan(
         let (place, [m, n, k]) = (Place::of(wanted.op.location()), wanted.shape);
         // What lies in shared memory cannot be read by `wgmma` in another order. Where a computed operand is used
         // for many columns, the product outweighs what the plain order costs.
-        let in_order = wanted.order(k) == KOrder::default() || n >= MANY_COLUMNS;
+        let in_order = wanted.order(k) == KOrder::default() || n >= wgmma::MANY_COLUMNS;
         let groups = match cx.target.has_wgmma() && in_order {
             true => warpgroups(graph, &wanted, rounding, cx.num_warps).map_err(Some),
             false => Err(None),
@@ -287,10 +287,6 @@ fn split_evenly(
     };
     splits.min_by_key(cost).unwrap_or(([num_warps, 1], 1))
 }
-
-/// Columns of a product for which an operand is computed in the order of K that `wgmma` has, though another order
-/// would be cheaper.
-const MANY_COLUMNS: usize = 64;
 
 /// Bytes of a wide operand that each thread holds in a row: two accesses, which neighbours alternate with their own
 /// so that no two meet in a bank.
