@@ -199,7 +199,7 @@ fn misfit(subject: &Subject, platform: &Platform, record: &Record, config: &Conf
         }
     };
     let stages = record.config.get("num_stages").map_or(1, |&s| s as u32);
-    let smem = footprint(launches[0].program(), stages).smem_bytes;
+    let smem = footprint(launches[0].program()).of_stages(stages).smem_bytes;
     (smem > platform.smem_per_cta_bytes).then(|| Misfit {
         found: format!("{}, which needs {smem} bytes of shared memory", label(config)),
         allowed: format!("at most {} bytes for a CTA of {}", platform.smem_per_cta_bytes, platform.target),

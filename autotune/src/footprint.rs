@@ -11,6 +11,9 @@ use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
 pub struct Footprint {
     /// Fewest bytes of shared memory: the buffers of loads in loops that feed products, times the stages.
     pub smem_bytes: usize,
+    /// Bytes of loads in loops that scale what feeds products, times the stages: in shared memory beside the buffers, or
+    /// in registers.
+    pub scales_bytes: usize,
     /// Bytes of loads before loops whose tiles are operands of products: beside the buffers they mostly take shared
     /// memory too.
     pub held_bytes: usize,
@@ -34,8 +37,8 @@ pub struct LiveRegisters {
     pub by_groups: usize,
 }
 
-/// The memory one program cannot do without.
-pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
+/// The memory one program cannot do without, with one stage.
+pub fn footprint(program: &Program) -> Footprint {
     let held_bytes = held_bytes(&program.body, &product_operands(&program.body));
     let live =
         LiveRegisters { by_warps: live_registers(program, false), by_groups: live_registers(program, true) };
@@ -56,8 +59,10 @@ pub fn footprint(program: &Program, num_stages: u32) -> Footprint {
         let sum = |vars: &[VarId]| vars.iter().map(|&v| registers_of(&program.vars[v].ty)).sum::<usize>();
         least.registers = least.registers.max(sum(carried) + scan.product);
         least.accumulator_registers = least.accumulator_registers.max(sum(&scan.accumulators) + scan.product);
-        let staged: usize = scan.loads.iter().filter(|(_, feeds)| *feeds).map(|(bytes, _)| bytes).sum();
-        least.smem_bytes = least.smem_bytes.max(staged * num_stages.max(1) as usize);
+        let bytes =
+            |feeds| scan.loads.iter().filter(|load| load.1 == feeds).map(|load| load.0).sum::<usize>();
+        least.smem_bytes = least.smem_bytes.max(bytes(Feeds::Operand));
+        least.scales_bytes = least.scales_bytes.max(bytes(Feeds::Scales));
     });
     least
 }
@@ -72,10 +77,17 @@ fn staged_bytes(stmts: &[Stmt]) -> usize {
 }
 
 impl Footprint {
-    /// Fewest bytes of shared memory of a launch with a configuration, all that is foreseen counted.
+    /// That of as many stages, where this is of one.
+    pub fn of_stages(self, num_stages: u32) -> Footprint {
+        let stages = num_stages.max(1) as usize;
+        let (smem_bytes, scales_bytes) = (self.smem_bytes * stages, self.scales_bytes * stages);
+        Footprint { smem_bytes, scales_bytes, ..self }
+    }
+
+    /// Bytes of shared memory of a launch with a configuration, all that is foreseen counted.
     pub fn bytes_with(&self, config: &Config) -> usize {
         let walks = config.persistent && config.bulk_stores;
-        self.smem_bytes + self.held_bytes + if walks { self.staged_bytes } else { 0 }
+        self.smem_bytes + self.scales_bytes + self.held_bytes + if walks { self.staged_bytes } else { 0 }
     }
 }
 
@@ -111,13 +123,24 @@ fn for_each_loop<'a>(stmts: &'a [Stmt], visit: &mut dyn FnMut(&'a [Stmt], &'a [V
     }
 }
 
+/// What a load is to products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Feeds {
+    /// Nothing.
+    Nothing,
+    /// An operand, as it is or widened.
+    Operand,
+    /// What an operand is scaled by.
+    Scales,
+}
+
 /// Finds the loads of one loop body (not of loops inside it) that products read, as they are or widened, and the largest
 /// product that is not itself carried.
 struct LoopScan<'a> {
     /// Variables that name a load: the variable and the load's index.
     fed: Vec<(VarId, usize)>,
-    /// Bytes of each load, and whether a product uses it.
-    loads: Vec<(usize, bool)>,
+    /// Bytes of each load, and what it is to products.
+    loads: Vec<(usize, Feeds)>,
     carried: &'a [VarId],
     /// Variables that are nothing but on the way from loads to products.
     on_the_way: &'a BTreeSet<VarId>,
@@ -164,26 +187,26 @@ impl<'a> LoopScan<'a> {
             ExprKind::Reshape(a) | ExprKind::Transpose(a, _) => self.operand(a),
             ExprKind::Var(var) => self.fed.iter().rev().find(|(v, _)| v == var).map(|(_, load)| *load),
             ExprKind::Load { .. } => {
-                self.loads.push((bytes_of(&expr.ty) as usize, false));
+                self.loads.push((bytes_of(&expr.ty) as usize, Feeds::Nothing));
                 Some(self.loads.len() - 1)
             }
             _ => None,
         }
     }
 
-    /// Counts the loads that an operand is widened from; not those of scales, which registers may hold.
-    fn feed(&mut self, expr: &'a Expr) {
+    /// Counts the loads that an operand is computed from: `as_what`, but what is broadcast as scales.
+    fn feed(&mut self, expr: &'a Expr, as_what: Feeds) {
         match &expr.kind {
-            ExprKind::Load { .. } => self.loads.push((bytes_of(&expr.ty) as usize, true)),
+            ExprKind::Load { .. } => self.loads.push((bytes_of(&expr.ty) as usize, as_what)),
             ExprKind::Var(var) => match self.made.remove(var) {
-                Some(value) => self.feed(value),
+                Some(value) => self.feed(value, as_what),
                 None => {
                     let load = self.fed.iter().rev().find(|(v, _)| v == var);
-                    load.into_iter().for_each(|(_, load)| self.loads[*load].1 = true);
+                    load.into_iter().for_each(|(_, load)| self.loads[*load].1 = as_what);
                 }
             },
-            ExprKind::Broadcast(_) => {}
-            _ => operands(expr).into_iter().for_each(|e| self.feed(e)),
+            ExprKind::Broadcast(a) => self.feed(a, Feeds::Scales),
+            _ => operands(expr).into_iter().for_each(|e| self.feed(e, as_what)),
         }
     }
 
@@ -192,8 +215,8 @@ impl<'a> LoopScan<'a> {
             ExprKind::Mma(lhs, rhs, acc) => {
                 for operand in [lhs, rhs] {
                     match self.operand(operand) {
-                        Some(load) => self.loads[load].1 = true,
-                        None if is_of_loads(operand, self.on_the_way) => self.feed(operand),
+                        Some(load) => self.loads[load].1 = Feeds::Operand,
+                        None if is_of_loads(operand, self.on_the_way) => self.feed(operand, Feeds::Operand),
                         None => self.expr(operand, false),
                     }
                 }
@@ -244,6 +267,7 @@ mod tests {
         let tiles = [("TILE_M", 64), ("TILE_N", 128), ("TILE_K", 256), ("SPLITS", 1)];
         let least = footprint_of("nvfp4_gemm", &[("m", 256)], &tiles, 3);
         assert_eq!(least.smem_bytes, 3 * (64 * 256 * 2 + 128 * 256 / 2));
+        assert_eq!(least.scales_bytes, 3 * 128 * 256 / 16);
     }
 
     fn footprint_of(
@@ -258,7 +282,7 @@ mod tests {
         let mut config = Config::default();
         values.iter().for_each(|(name, value)| config.set(name, *value));
         let launches = subject.programs(&config).unwrap_or_else(|e| panic!("{e}"));
-        footprint(launches[0].program(), num_stages)
+        footprint(launches[0].program()).of_stages(num_stages)
     }
 
     #[test]

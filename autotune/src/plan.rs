@@ -21,10 +21,11 @@ pub struct Planned {
     kernel: Arc<Checked>,
 }
 
-/// A kernel with everything bound, and the work of launches of it.
+/// A kernel with everything bound, its footprint with one stage, and the work of launches of it.
 #[derive(Debug)]
 struct Checked {
     program: Program,
+    least: Footprint,
     counted: Mutex<Vec<(Counted, GridWork)>>,
 }
 
@@ -76,7 +77,7 @@ impl<'a> Planner<'a> {
         steps
             .map(|step| {
                 let kernel = self.check(&step)?;
-                Ok(Planned { least: footprint(&kernel.program, step.config.num_stages), step, kernel })
+                Ok(Planned { least: kernel.least.of_stages(step.config.num_stages), step, kernel })
             })
             .collect()
     }
@@ -95,7 +96,8 @@ impl<'a> Planner<'a> {
             config: label(&step.config),
             messages: render_diagnostics(&diagnostics, &step.kernel.files()),
         })?;
-        let checked = Arc::new(Checked { program, counted: Mutex::default() });
+        let least = footprint(&program);
+        let checked = Arc::new(Checked { program, least, counted: Mutex::default() });
         self.checked.push((step.kernel, step.bindings.clone(), checked.clone()));
         Ok(checked)
     }

@@ -118,6 +118,7 @@ mod tests {
     /// The footprint of attention over 256x128 tiles of 128 elements: two accumulators of 128 KiB.
     const WIDE: Footprint = Footprint {
         smem_bytes: 64 << 10,
+        scales_bytes: 0,
         held_bytes: 0,
         staged_bytes: 0,
         registers: 66_048,

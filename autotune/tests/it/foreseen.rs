@@ -8,6 +8,7 @@ use autotune::measure::stats::rank_correlation;
 use autotune::record::{Provenance, Record};
 use autotune::subject::{Subject, find_contract, label};
 use codegen_ptx::{Ptxas, Target};
+use rayon::prelude::*;
 use std::path::{Path, PathBuf};
 use tile_lang::{Config, DType};
 // Linking the crate registers its kernels.
@@ -136,6 +137,33 @@ fn the_model_is_near_the_times_of_the_winners() {
     assert!(refused <= REFUSED, "{refused} winners are taken not to run");
 }
 
+/// What a launch without a record would take compiles, whatever the kernel and the target.
+#[test]
+fn every_choice_compiles() {
+    let configs = Configs::open(Some(&folder())).expect("tables");
+    let skinny =
+        |m, n, k| ("nvfp4_gemm", vec![("m".to_owned(), m), ("n".to_owned(), n), ("k".to_owned(), k)]);
+    let problems: Vec<_> = (tile::contract::contracts().into_iter())
+        .map(|contract| (contract.kernel().name, Vec::new()))
+        .chain([
+            skinny(1, 37888, 3584),
+            skinny(8, 3584, 18944),
+            skinny(64, 8192, 8192),
+            skinny(256, 3584, 18944),
+        ])
+        .collect();
+    let on_targets =
+        problems.par_iter().flat_map_iter(|problem| Target::all().iter().map(move |t| (problem, *t)));
+    on_targets.for_each(|((kernel, sizes), target)| {
+        let contract = find_contract(kernel).expect("a kernel");
+        let subject = Subject::new(contract, None, &sizes.iter().cloned().collect()).expect("sizes");
+        let choice = model_choice(&subject, target, configs.platform(target).expect("a platform"));
+        let config = choice.expect("a space").unwrap_or_else(|| contract.default_config(&subject.problem));
+        let built = subject.build(&config, target, false);
+        built.unwrap_or_else(|e| panic!("{kernel} {sizes:?} for {target}: {e}"));
+    });
+}
+
 /// The choice of a launch without a record, as the assembler sees it: registers and spilled bytes of a thread.
 fn assembled(kernel: &str, dtype: Option<DType>, sizes: &[(&str, i64)], ptxas: &Ptxas) -> (Config, u32) {
     let configs = Configs::open(Some(&folder())).expect("tables");
@@ -160,7 +188,7 @@ fn what_the_model_chooses_does_not_spill() {
         return skipped("what_the_model_chooses_does_not_spill", "no ptxas");
     };
     let ptxas = Ptxas::find(Some(Path::new(&ptxas))).expect("the assembler");
-    let all: [(&str, &[(&str, i64)]); 16] = [
+    let all: [(&str, &[(&str, i64)]); 19] = [
         ("fmha", &[]),
         ("fmha", &[("head_dim", 64)]),
         ("fmha", &[("head_dim", 256)]),
@@ -177,6 +205,9 @@ fn what_the_model_chooses_does_not_spill() {
         ("softmax", &[]),
         ("rope", &[]),
         ("silu_and_mul", &[]),
+        ("nvfp4_gemm", &[]),
+        ("nvfp4_gemm", &[("m", 64)]),
+        ("nvfp4_gemm", &[("m", 256)]),
     ];
     for (kernel, sizes) in all {
         let (config, spilled) = assembled(kernel, None, sizes, &ptxas);
