@@ -157,7 +157,7 @@ fn remarks_say_what_passes_did_and_what_the_kernel_takes() {
     assert_eq!(ran.code, 0, "{ran:#?}");
     for word in [
         "warp-specialize",
-        "2 copies are made by a warp of their own",
+        "a warp of its own makes 2 copies",
         "did not fire",
         "no product has scales",
         "ring of 3 x 128x64 bf16, bulk copies from lhs (",

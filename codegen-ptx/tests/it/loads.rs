@@ -74,7 +74,7 @@ fn scales_are_fetched_ahead() {
     for persistent in [false, true] {
         let (module, remarks) = widened(&context, |cx| cx.switches.persistent = persistent);
         assert!(
-            remarks.iter().any(|r| r.contains("for 1 load of the loop it fetches into L2 ahead")),
+            remarks.iter().any(|r| r.contains("fetches into L2 ahead what 1 load of the loop will read")),
             "{remarks:#?}"
         );
         // In front of the copying loop, and in it.

@@ -252,7 +252,7 @@ fn queries_of_attention(change: impl FnOnce(&mut PassContext)) -> (String, usize
     change(&mut cx);
     let module = run_passes(cx.target.passes, &module, &mut cx).unwrap_or_else(|e| panic!("{e}"));
     let said: Vec<String> = cx.remarks.iter().map(ToString::to_string).collect();
-    let said: Vec<&String> = said.iter().filter(|r| r.contains("made by a warp of their own")).collect();
+    let said: Vec<&String> = said.iter().filter(|r| r.contains("a warp of its own makes")).collect();
     let [remark] = said[..] else { panic!("{said:#?}") };
     let queries = args_of(module.entry())[0];
     let slots = nested_ops(module.function()).into_iter().find_map(|op| match GpuOp::of(op) {
@@ -284,7 +284,7 @@ fn the_next_queries_have_a_slot_where_there_is_room() {
         let case = format!("persistent={persistent} occupancy={occupancy} num_stages={num_stages}: {remark}");
         assert_eq!(slots, expected, "{case}");
         let plural = if expected == 1 { "slot" } else { "slots" };
-        let copies = format!("2 copies are made by a warp of their own, in 2 rings of {num_stages} slots");
+        let copies = format!("a warp of its own makes 2 copies, in 2 rings of {num_stages} slots");
         assert!(remark.contains(&copies), "{case}");
         assert!(remark.ends_with(&format!("; and 1 in front of the loop, of {expected} {plural}")), "{case}");
     }

@@ -116,20 +116,20 @@ fn specialize<'c>(module: &Module<'c>, cx: &mut PassContext) -> Vec<Plan<'c>> {
         match planned {
             Ok(planned) => {
                 let Some((plan, front)) = planned.split_last() else { continue };
-                let (count, rings) =
-                    (plan.rings.iter().map(|r| r.copies.len()).sum::<usize>(), plan.rings.len());
+                let copies = plan.rings.iter().map(|r| r.copies.len()).sum();
                 let mut message = format!(
-                    "{count} copies are made by a warp of their own, in {rings} rings of {} slots",
+                    "a warp of its own makes {}, in {} of {} slots",
+                    counted(copies, ["copy", "copies"]),
+                    counted(plan.rings.len(), ["ring", "rings"]),
                     cx.num_stages
                 );
                 if let Some(Plan { stages, .. }) = front.first() {
-                    let slots = if *stages == 1 { "slot" } else { "slots" };
-                    message += &format!("; and {} in front of the loop, of {stages} {slots}", front.len());
+                    let slots = counted(*stages, ["slot", "slots"]);
+                    message += &format!("; and {} in front of the loop, of {slots}", front.len());
                 }
                 if !plan.fetched.is_empty() {
-                    let loads = if plan.fetched.len() == 1 { "load" } else { "loads" };
-                    message +=
-                        &format!("; for {} {loads} of the loop it fetches into L2 ahead", plan.fetched.len());
+                    let loads = counted(plan.fetched.len(), ["load", "loads"]);
+                    message += &format!("; and fetches into L2 ahead what {loads} of the loop will read");
                 }
                 cx.remark(PASS, place, message);
                 plans.extend(planned);
@@ -141,6 +141,11 @@ fn specialize<'c>(module: &Module<'c>, cx: &mut PassContext) -> Vec<Plan<'c>> {
         start(module, &mut plans, &needed, cx);
     }
     plans
+}
+
+/// A number of things, whose name is given for one and for more.
+fn counted(number: usize, [one, more]: [&str; 2]) -> String {
+    format!("{number} {}", if number == 1 { one } else { more })
 }
 
 /// Whether the pass will make every copy to where a `wgmma` reads f32 a bulk copy, which rounds; or why not.
