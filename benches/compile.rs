@@ -2,6 +2,7 @@
 //! first launch of each case of `cases.json` takes on the host, choosing its configuration and compiling it.
 
 use autotune::configs::Configs;
+use autotune::measure::stats::median;
 use autotune::subject::{Subject, find_contract, label};
 use benches::cases::cases;
 use codegen_ptx::Target;
@@ -9,6 +10,7 @@ use criterion::Criterion;
 use indexmap::IndexMap;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
+
 /// Compilations whose stages are averaged for the breakdown.
 const BREAKDOWN_RUNS: u32 = 20;
 
@@ -31,16 +33,15 @@ fn breakdown(part: &str, run: impl Fn() -> Vec<(&'static str, Duration)>) {
     let mut wholes = Vec::new();
     for _ in 0..BREAKDOWN_RUNS {
         let times = run();
-        wholes.push(times.iter().map(|(_, time)| *time).sum::<Duration>());
+        wholes.push(ms(times.iter().map(|(_, time)| *time).sum()));
         for (stage, time) in times {
             *stages.entry(stage).or_default() += time;
         }
     }
-    wholes.sort();
-    let sum: Duration = wholes.iter().sum();
-    println!("{part}: median {:.2} ms of {BREAKDOWN_RUNS} compilations", ms(wholes[wholes.len() / 2]));
+    let sum: f64 = wholes.iter().sum();
+    println!("{part}: median {:.2} ms of {BREAKDOWN_RUNS} compilations", median(&wholes));
     for (stage, time) in stages {
-        let share = 100.0 * time.as_secs_f64() / sum.as_secs_f64();
+        let share = 100.0 * ms(time) / sum;
         println!("  {stage:<10} {:>7.3} ms {share:>4.0} %", ms(time / BREAKDOWN_RUNS));
     }
 }
@@ -59,32 +60,25 @@ fn first_launches(target: &'static Target) {
         choosing.push((median_of_runs(|| drop(black_box(choose()))), name.clone()));
         compiling.push((median_of_runs(|| drop(black_box(build()))), name));
     }
-    for (what, mut times) in [("choosing", choosing), ("compiling", compiling)] {
-        times.sort();
-        let (slowest, name) = times.last().expect("there are cases");
-        let median = times[times.len() / 2].0;
-        println!(
-            "{}, {} cases, {what}: median {:.2} ms, at most {:.2} ms, of {name}",
-            target.part,
-            times.len(),
-            ms(median),
-            ms(*slowest)
-        );
+    for (what, times) in [("choosing", choosing), ("compiling", compiling)] {
+        let (slowest, name) = times.iter().max_by(|a, b| a.0.total_cmp(&b.0)).expect("there are cases");
+        let median = median(&times.iter().map(|(ms, _)| *ms).collect::<Vec<_>>());
+        let (part, cases) = (target.part, times.len());
+        println!("{part}, {cases} cases, {what}: median {median:.2} ms, at most {slowest:.2} ms, of {name}");
     }
 }
 
 /// Runs of each case.
 const CASE_RUNS: usize = 5;
 
-fn median_of_runs(run: impl Fn()) -> Duration {
+/// The median in milliseconds.
+fn median_of_runs(run: impl Fn()) -> f64 {
     let time = |_| {
         let start = Instant::now();
         run();
-        start.elapsed()
+        ms(start.elapsed())
     };
-    let mut times: Vec<Duration> = (0..CASE_RUNS).map(time).collect();
-    times.sort();
-    times[CASE_RUNS / 2]
+    median(&(0..CASE_RUNS).map(time).collect::<Vec<_>>())
 }
 
 fn ms(time: Duration) -> f64 {

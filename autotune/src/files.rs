@@ -176,9 +176,8 @@ pub fn write_atomically(path: &Path, contents: &[u8]) -> Result<(), FileError> {
 
 #[cfg(all(test, unix))]
 mod tests {
-    use std::fs;
-
     use super::write_atomically;
+    use std::fs;
 
     #[test]
     fn links_are_followed() {

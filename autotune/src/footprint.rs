@@ -1,6 +1,6 @@
 //! The memory that one program of a kernel cannot do without, read off the kernel alone.
 
-use crate::live::{is_load, is_of_loads, live_registers, on_the_way, product_operands};
+use crate::live::{LiveRegisters, is_load, is_of_loads, live_registers, on_the_way, product_operands};
 use crate::work::{bytes_of, elems, operands};
 use std::collections::{BTreeSet, HashMap};
 use tile_lang::Config;
@@ -28,22 +28,12 @@ pub struct Footprint {
     pub live: LiveRegisters,
 }
 
-/// Registers of the whole CTA that hold tiles at once, by who multiplies.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct LiveRegisters {
-    /// Where warps do.
-    pub by_warps: usize,
-    /// Where warpgroups do what they can.
-    pub by_groups: usize,
-}
-
 /// The memory one program cannot do without, with one stage.
 pub fn footprint(program: &Program) -> Footprint {
-    let held_bytes = held_bytes(&program.body, &product_operands(&program.body));
-    let live =
-        LiveRegisters { by_warps: live_registers(program, false), by_groups: live_registers(program, true) };
+    let (operands, on_the_way) = (product_operands(&program.body), on_the_way(program));
+    let held_bytes = held_bytes(&program.body, &operands);
     let staged_bytes = staged_bytes(&program.body);
-    let on_the_way = on_the_way(program);
+    let live = live_registers(program, &operands, &on_the_way);
     let mut least = Footprint { held_bytes, staged_bytes, live, ..Footprint::default() };
     for_each_loop(&program.body, &mut |body, carried| {
         let mut scan = LoopScan {
@@ -196,15 +186,15 @@ impl<'a> LoopScan<'a> {
 
     /// Counts the loads that an operand is computed from: `as_what`, but what is broadcast as scales.
     fn feed(&mut self, expr: &'a Expr, as_what: Feeds) {
+        if let Some(load) = self.operand(expr) {
+            self.loads[load].1 = as_what;
+            return;
+        }
         match &expr.kind {
-            ExprKind::Load { .. } => self.loads.push((bytes_of(&expr.ty) as usize, as_what)),
-            ExprKind::Var(var) => match self.made.remove(var) {
-                Some(value) => self.feed(value, as_what),
-                None => {
-                    let load = self.fed.iter().rev().find(|(v, _)| v == var);
-                    load.into_iter().for_each(|(_, load)| self.loads[*load].1 = as_what);
-                }
-            },
+            ExprKind::Var(var) => {
+                let value = self.made.remove(var);
+                value.into_iter().for_each(|value| self.feed(value, as_what));
+            }
             ExprKind::Broadcast(a) => self.feed(a, Feeds::Scales),
             _ => operands(expr).into_iter().for_each(|e| self.feed(e, as_what)),
         }

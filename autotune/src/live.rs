@@ -7,27 +7,40 @@
 //! and warpgroups the whole operand.
 
 use crate::footprint::registers_of;
-use crate::work::operands;
+use crate::work::{is_tile, operands};
 use codegen_ptx::layout::wgmma;
 use std::collections::{BTreeSet, HashMap};
-use tile_lang::typed::{Expr, ExprKind, Program, Stmt, Type, VarId};
+use tile_lang::typed::{Expr, ExprKind, Program, Stmt, VarId};
 
-/// Registers of all threads of a CTA that hold tiles at once, at the place where they are most: where warpgroups multiply
-/// if they can, or warps alone.
-pub fn live_registers(program: &Program, has_wgmma: bool) -> usize {
-    let operands = product_operands(&program.body);
-    let on_the_way = on_the_way(program);
-    let mut scan = Scan { registers: HashMap::new(), operands, on_the_way, has_wgmma, most: 0 };
-    scan.define(&program.body);
-    scan.block(&program.body, &mut BTreeSet::new());
-    scan.most
+/// Registers of all threads of a CTA that hold tiles at once, at the place where they are most, by who multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LiveRegisters {
+    /// Where warps do.
+    pub by_warps: usize,
+    /// Where warpgroups do what they can.
+    pub by_groups: usize,
+}
+
+/// Counts them, of a program whose products read `operands` as they are and what is [`on_the_way`] to them.
+pub(crate) fn live_registers(
+    program: &Program,
+    operands: &BTreeSet<VarId>,
+    on_the_way: &BTreeSet<VarId>,
+) -> LiveRegisters {
+    let most = |has_wgmma| {
+        let mut scan = Scan { registers: HashMap::new(), operands, on_the_way, has_wgmma, most: 0 };
+        scan.define(&program.body);
+        scan.block(&program.body, &mut BTreeSet::new());
+        scan.most
+    };
+    LiveRegisters { by_warps: most(false), by_groups: most(true) }
 }
 
 /// Variables whose tiles are made of loads, and read by nothing but others of them and operands of products.
 pub(crate) fn on_the_way(program: &Program) -> BTreeSet<VarId> {
     let mut found = BTreeSet::new();
     for_each_stmt(&program.body, &mut |stmt| match stmt {
-        Stmt::Let { var, value } if is_tile(value) && is_of_loads(value, &found) => {
+        Stmt::Let { var, value } if is_tile(&value.ty) && is_of_loads(value, &found) => {
             found.insert(*var);
         }
         Stmt::Assign { var, .. } => {
@@ -53,7 +66,7 @@ pub(crate) fn on_the_way(program: &Program) -> BTreeSet<VarId> {
 pub(crate) fn is_of_loads(expr: &Expr, made: &BTreeSet<VarId>) -> bool {
     match &expr.kind {
         ExprKind::Reduce(..) | ExprKind::Mma(..) | ExprKind::MmaScaled(_) => false,
-        ExprKind::Var(var) => !is_tile(expr) || made.contains(var),
+        ExprKind::Var(var) => !is_tile(&expr.ty) || made.contains(var),
         _ => operands(expr).into_iter().all(|e| is_of_loads(e, made)),
     }
 }
@@ -83,19 +96,19 @@ pub(crate) fn product_operands(stmts: &[Stmt]) -> BTreeSet<VarId> {
     found
 }
 
-struct Scan {
+struct Scan<'a> {
     /// What each variable takes at most.
     registers: HashMap<VarId, usize>,
     /// Variables that products read as they are.
-    operands: BTreeSet<VarId>,
+    operands: &'a BTreeSet<VarId>,
     /// Variables that are nothing but on the way from loads to products.
-    on_the_way: BTreeSet<VarId>,
+    on_the_way: &'a BTreeSet<VarId>,
     /// Whether warpgroups multiply what they can.
     has_wgmma: bool,
     most: usize,
 }
 
-impl Scan {
+impl Scan<'_> {
     /// What each variable takes, from all that is assigned to it.
     fn define(&mut self, stmts: &[Stmt]) {
         for stmt in stmts {
@@ -124,7 +137,7 @@ impl Scan {
     /// True for what is cheaper to make again than to keep.
     fn is_constant(&self, expr: &Expr) -> bool {
         match &expr.kind {
-            _ if !is_tile(expr) => true,
+            _ if !is_tile(&expr.ty) => true,
             ExprKind::Full(_) | ExprKind::Iota => true,
             ExprKind::Var(var) => {
                 let is_made = self.operands.contains(var) || self.on_the_way.contains(var);
@@ -188,7 +201,7 @@ impl Scan {
             ExprKind::Var(var) => read.push(*var),
             ExprKind::Mma(lhs, rhs, _) => {
                 let is_computed = variable(lhs).is_none() && !is_load(lhs);
-                let in_pieces = is_of_loads(lhs, &self.on_the_way) && !self.by_groups(lhs, rhs);
+                let in_pieces = is_of_loads(lhs, self.on_the_way) && !self.by_groups(lhs, rhs);
                 let operand = if is_computed && !in_pieces { registers_of(&lhs.ty) } else { 0 };
                 // Products of 8 bits are summed apart before they are added, and fragments of 32 bits are large.
                 let sums = match lhs.ty.dtype().bits() {
@@ -266,8 +279,4 @@ fn values(stmt: &Stmt) -> Vec<&Expr> {
         Stmt::Scatter { index, value, mask, .. } => index.iter().chain([value]).chain(mask).collect(),
         _ => Vec::new(),
     }
-}
-
-fn is_tile(expr: &Expr) -> bool {
-    matches!(expr.ty, Type::Tile { .. })
 }

@@ -103,7 +103,7 @@ fn over_registers(target: &Target, config: &Config, least: &Footprint, reason: S
 mod tests {
     use super::*;
     use crate::files::Source;
-    use crate::footprint::LiveRegisters;
+    use crate::live::LiveRegisters;
     use crate::platform::{BUILT_IN, parse_platforms, platform_of};
 
     fn judge(part: &str, least: Footprint, change: impl Fn(&mut Config)) -> Option<Rejection> {

@@ -65,7 +65,7 @@ fn of_tiles(target: &Target, config: &Config, least: &Footprint) -> u32 {
 mod tests {
     use super::*;
     use crate::files::Source;
-    use crate::footprint::LiveRegisters;
+    use crate::live::LiveRegisters;
     use crate::platform::{BUILT_IN, parse_platforms, platform_of};
 
     fn of(part: &str, num_warps: u32, occupancy: u32) -> Roles {

@@ -196,7 +196,7 @@ impl Counter<'_> {
                     return;
                 };
                 let step = step.max(1);
-                let iterations = (hi.max(lo).abs_diff(lo)).div_ceil(step as u64) as usize;
+                let iterations = hi.max(lo).abs_diff(lo).div_ceil(step as u64) as usize;
                 let hands_on_scalars = carried.iter().any(|v| !is_tile(&self.program.vars[*v].ty));
                 let most = if hands_on_scalars { iterations } else { SAMPLED_ITERATIONS };
                 for (at, times) in weighted_sample(iterations, most) {
@@ -536,7 +536,7 @@ fn binary(op: BinaryOp, a: Scalar, b: Scalar) -> Scalar {
     }
 }
 
-fn is_tile(ty: &Type) -> bool {
+pub(crate) fn is_tile(ty: &Type) -> bool {
     matches!(ty, Type::Tile { .. })
 }
 

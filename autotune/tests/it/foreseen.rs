@@ -10,6 +10,7 @@ use autotune::subject::{Subject, find_contract, label};
 use codegen_ptx::{Ptxas, Target};
 use rayon::prelude::*;
 use std::path::{Path, PathBuf};
+use tile::contract::{Contract, contracts};
 use tile_lang::{Config, DType};
 // Linking the crate registers its kernels.
 use tilegym_kernels as _;
@@ -44,6 +45,20 @@ fn configuration(values: &indexmap::IndexMap<String, i64>) -> Config {
     let mut config = Config::default();
     values.iter().for_each(|(name, value)| config.set(name, *value));
     config
+}
+
+/// The measured records of a kernel on a target, with their problems.
+fn measured(
+    configs: &Configs,
+    target: &'static Target,
+    contract: &'static dyn Contract,
+) -> impl Iterator<Item = (Subject, Record)> {
+    let any = Subject::new(contract, None, &indexmap::IndexMap::new()).expect("default sizes");
+    let records = configs.table(&any, target).expect("a table").records.into_iter();
+    records.filter(|record| record.provenance == Provenance::Measured).map(move |record| {
+        let subject = Subject::new(contract, record.dtype, &record.tuned_at).expect("its problem");
+        (subject, record)
+    })
 }
 
 fn score(subject: &Subject, target: &'static Target, configs: &Configs, record: &Record) -> Score {
@@ -84,12 +99,8 @@ fn the_model_foresees_the_tables_as_well_as_it_did() {
     let mut scores = Vec::new();
     for kernel in ["fmha", "matmul", "matmul_batched", "decode_attention"] {
         let contract = find_contract(kernel).expect("a kernel");
-        let any = Subject::new(contract, None, &indexmap::IndexMap::new()).expect("default sizes");
-        for record in &configs.table(&any, target).expect("a table").records {
-            if record.provenance == Provenance::Measured {
-                let subject = Subject::new(contract, record.dtype, &record.tuned_at).expect("its problem");
-                scores.push(score(&subject, target, &configs, record));
-            }
+        for (subject, record) in measured(&configs, target, contract) {
+            scores.push(score(&subject, target, &configs, &record));
         }
     }
     let mean = |of: fn(&Score) -> Option<f64>| {
@@ -114,13 +125,9 @@ fn the_model_is_near_the_times_of_the_winners() {
     let target = Target::from_name("sm_90").expect("a target");
     let (platform, mut farthest) = (configs.platform(target).expect("a platform"), 1.0f64);
     let mut refused = 0;
-    for contract in tile::contract::contracts() {
-        let any = Subject::new(contract, None, &indexmap::IndexMap::new()).expect("default sizes");
-        for record in configs.table(&any, target).expect("a table").records {
-            let Some(measured) = record.time.filter(|_| record.provenance == Provenance::Measured) else {
-                continue;
-            };
-            let subject = Subject::new(contract, record.dtype, &record.tuned_at).expect("its problem");
+    for contract in contracts() {
+        for (subject, record) in measured(&configs, target, contract) {
+            let measured = record.time.expect("a measured record has a time");
             let config = configuration(&record.config);
             let sizes: Vec<_> = record.tuned_at.values().collect();
             let Some(predicted) = foreseen(&subject, target, platform, &config) else {
@@ -143,7 +150,7 @@ fn every_choice_compiles() {
     let configs = Configs::open(Some(&folder())).expect("tables");
     let skinny =
         |m, n, k| ("nvfp4_gemm", vec![("m".to_owned(), m), ("n".to_owned(), n), ("k".to_owned(), k)]);
-    let problems: Vec<_> = (tile::contract::contracts().into_iter())
+    let problems: Vec<_> = (contracts().into_iter())
         .map(|contract| (contract.kernel().name, Vec::new()))
         .chain([
             skinny(1, 37888, 3584),
